@@ -1,0 +1,63 @@
+"""What one call to Visa Direct, or one query about it, has proven.
+
+    Outcome
+    ├── definite for the identity   PAID, DECLINED          (an answer with a readable action code)
+    ├── definite for this attempt   REFUSED                 (nothing took effect now; an earlier attempt may have: rule S4, S6)
+    ├── still open                  PENDING, UNKNOWN, NOT_FOUND
+    └── a person decides            OPERATOR                (contradictions, partial approvals: rule S5)
+
+Only `processors.visa.outcome` makes these from HTTP exchanges; only `processors.payout.state_machine` acts on them.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OutcomeKind(StrEnum):
+    """The seven things an exchange with Visa can have proven."""
+
+    PAID = "PAID"
+    DECLINED = "DECLINED"
+    REFUSED = "REFUSED"
+    PENDING = "PENDING"
+    UNKNOWN = "UNKNOWN"
+    NOT_FOUND = "NOT_FOUND"
+    OPERATOR = "OPERATOR"
+
+
+class Refusal(StrEnum):
+    """Why an attempt was refused before any effect, and so what may follow (rule S7: systemic refusals spend no budget)."""
+
+    REQUEST_INVALID = "REQUEST_INVALID"
+    """400: this request will never pass; FAILED when no attempt is ambiguous."""
+    RATE_LIMITED = "RATE_LIMITED"
+    """429: systemic, later, spends nothing."""
+    NOT_CONNECTED = "NOT_CONNECTED"
+    """No byte left: connect, name or handshake failure, or our own deadline; systemic, later, spends nothing."""
+    CREDENTIALS = "CREDENTIALS"
+    """401, 403: the stage stops until somebody repairs the credentials; spends nothing."""
+    WRONG_ENDPOINT = "WRONG_ENDPOINT"
+    """404, 405, 415: our bug or a wrong URL; the stage stops; spends nothing."""
+
+
+STAGE_STOPPING_REFUSALS = frozenset({Refusal.CREDENTIALS, Refusal.WRONG_ENDPOINT})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The proven result of one exchange. Holds no card number and no personal data."""
+
+    kind: OutcomeKind
+    reason_code: str
+    """Stable, upper-case, for a caller to act on: `ACTION_CODE_05`, `HTTP_503`, `READ_TIMEOUT`, `QUERY_NOT_FOUND`, ..."""
+    refusal: Refusal | None = None
+    http_status: int | None = None
+    action_code: str | None = None
+    transaction_identifier: str | None = None
+    approval_code: str | None = None
+    status_identifier: str | None = None
+    """Where a later status GET asks (202 and 303), valid 24 h."""
+    visa_correlation_id: str | None = None
+    retry_after_seconds: float | None = None
+    systemic: bool = False
+    """True when the cause is not this payout's (breaker, credentials, rate, connection): spends no budget (rule S7)."""
