@@ -2,11 +2,12 @@
 
     Outcome
     ├── definite for the identity   PAID, DECLINED          (an answer with a readable action code)
-    ├── definite for this attempt   REFUSED                 (nothing took effect now; an earlier attempt may have: rule S4, S6)
+    ├── definite for this attempt   REFUSED                 (nothing took effect now; an earlier one may have: S4, S6)
     ├── still open                  PENDING, UNKNOWN, NOT_FOUND
     └── a person decides            OPERATOR                (contradictions, partial approvals: rule S5)
 
-Only `processors.visa.outcome` makes these from HTTP exchanges; only `processors.payout.state_machine` acts on them.
+Only `processors.visa.outcome` makes these from HTTP exchanges;
+only the state machine acts on them.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class OutcomeKind(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why an attempt was refused before any effect, and so what may follow (rule S7: systemic refusals spend no budget)."""
+    """Why an attempt was refused before any effect, and so what may follow (rule S7: systemic ones spend nothing)."""
 
     REQUEST_INVALID = "REQUEST_INVALID"
     """400: this request will never pass; FAILED when no attempt is ambiguous."""

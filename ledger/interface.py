@@ -1,0 +1,204 @@
+"""What the ledger promises its callers.
+
+Two implementations: `ledger.postgres` (the product) and `ledger.memory` (the model).
+
+One contract suite (`tests/contract/ledger`) holds both to the same behaviour. Every write is a compare-and-set on
+(state, version) that appends to the history in the same statement (rule L2); losing one is an answer, not an error.
+Callers never see whether a write was batched with others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from processors.payout.row import PayoutRow, PayoutState
+
+
+class LedgerError(Exception):
+    """Root of what the ledger raises.
+
+    LedgerError
+    ├── LedgerUnavailable   connection-class: the database is away; nothing was decided, pause and try again (rule K5)
+    ├── CommitUnknown       a commit was sent and not confirmed; read again before anything else (rule L4)
+    └── RowRejected         this row's data cannot be stored (a zero byte, a reused identity): only this row is affected (L5)
+    """
+
+
+class LedgerUnavailable(LedgerError):
+    """The database cannot be reached or refuses to serve. Nothing is known to have changed."""
+
+
+class CommitUnknown(LedgerError):
+    """The outcome of a commit is not known: time-out, lost connection or a commit that returned a warning."""
+
+
+class RowRejected(LedgerError):
+    """A data or constraint error of one row; names the constraint or type, never the value."""
+
+
+class Mode(StrEnum):
+    """Operating modes held in the ledger (rule L9). The skeleton knows two."""
+
+    NORMAL = "normal"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRecord:
+    """The mode in force and who set it."""
+
+    mode: Mode
+    set_at: datetime
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of one payout: `after` replaces `before` if the row is still at before's (state, version).
+
+    The ledger writes `MUTABLE_COLUMNS` of `after`, sets version to before.version + 1 itself, and appends a history
+    entry (payout_id, version, at, actor, transition, from_state, to_state, detail).
+    """
+
+    before: PayoutRow
+    after: PayoutRow
+    transition: str
+    actor: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-able evidence: codes and counts, never personal data or card numbers."""
+
+
+class NotBegun(StrEnum):
+    """Why a call may not leave."""
+
+    LOST = "LOST"
+    """Somebody else changed the row: read again, decide again."""
+    HELD = "HELD"
+    LEASED = "LEASED"
+    """Another owner's lease is live."""
+    MODE = "MODE"
+    """The mode forbids calls (rule L9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The payout_id is taken: this is its row (rule L1)."""
+
+    row: PayoutRow
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The row is ours; `row.receipt_owned` says whether its receipt is, too (rule L7)."""
+
+    row: PayoutRow
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    """A row that the sweeper found due and moved forward (rule K4)."""
+
+    payout_id: str
+    version: int
+    state: PayoutState
+    correlation_id: str
+
+
+class Disposition(StrEnum):
+    """What became of an inbound record that is not a payout's first (rules K6, K7, K9)."""
+
+    REPEAT = "REPEAT"
+    REFUSED = "REFUSED"
+    DEAD_LETTER = "DEAD_LETTER"
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeRecord:
+    """One inbound record's fate, by source offset; recording it twice is harmless."""
+
+    topic: str
+    partition: int
+    offset: int
+    disposition: Disposition
+    payout_id: str | None
+    reason_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One line of a payout's life, oldest first in `history()`."""
+
+    payout_id: str
+    version: int
+    at: datetime
+    actor: str
+    transition: str
+    from_state: str | None
+    to_state: str
+    detail: Mapping[str, Any]
+
+
+class Ledger(Protocol):
+    """One row a payout, changed only by compare-and-set, with leases for whoever calls out."""
+
+    async def insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
+        """Insert at version 1 and claim the receipt, if the funding is captured, in the same transaction (L1, L7).
+
+        The history gets its first entry (transition "received"). Raises RowRejected, CommitUnknown, LedgerUnavailable.
+        """
+
+    async def read(self, payout_id: str) -> PayoutRow | None:
+        """The row as it is now. What was only read is not yet durable (rule L4)."""
+
+    async def commit(self, change: Change) -> PayoutRow | None:
+        """Compare-and-set; None when it was lost. Clears the lease. Needs no lease: evidence is always welcome (L2)."""
+
+    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+        """Compare-and-set an intent and take the lease, for a call that leaves next (rules S2, L3, L9).
+
+        Takes the shared mode lock in a statement before the one that reads the mode; refuses held rows, live leases
+        and forbidding modes; `lease_until` is the database's clock_timestamp() plus lease_seconds.
+        """
+
+    async def issue_identity_number(self) -> int:
+        """The next number of the one sequence; never returned twice (rule S1)."""
+
+    async def due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
+        """Rows with due_at <= now, not held, oldest first; moves their due_at forward by redrive_seconds.
+
+        No lease and no version change (K4); FOR UPDATE SKIP LOCKED; empty while the mode is not normal.
+        """
+
+    async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
+        """Rows with announced_version < announce_version whose last write is older than that, ended ones included (K2)."""
+
+    async def mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
+        """Record (payout_id, announce_version) pairs that the broker confirmed; never moves backwards (K2)."""
+
+    async def record_intake(self, record: IntakeRecord) -> None:
+        """Remember what became of an inbound record that is no payout's first."""
+
+    async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
+        """Every entry of one payout, oldest first."""
+
+    async def mode(self) -> ModeRecord:
+        """The mode in force."""
+
+    async def set_mode(self, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+        """Take the mode lock exclusively, write, then wait until no lease begun earlier is live (rule L9).
+
+        Raises LeasesStillLive after wait_seconds; the mode is set all the same.
+        """
+
+    async def counts(self) -> Mapping[str, int]:
+        """Rows per state, and under `compensation:<STATE>`, `held`, `leased`, `unannounced`, `due` what their names say."""
+
+    async def close(self) -> None:
+        """Give back connections; in-flight commits finish first."""
+
+
+class LeasesStillLive(LedgerError):
+    """The mode is set, but leases begun before it were still live when the wait ended; names how many."""

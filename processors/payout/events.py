@@ -1,0 +1,124 @@
+"""What can happen to a payout: the inputs of the state machine. None of them carries a card number or a name."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from processors.payout.outcome import Outcome
+
+
+class CallKind(StrEnum):
+    """The calls that leave for Visa. PUSH and REVERSE move money; the others only ask."""
+
+    PUSH = "PUSH"
+    STATUS = "STATUS"
+    QUERY = "QUERY"
+    REVERSE = "REVERSE"
+    REVERSAL_QUERY = "REVERSAL_QUERY"
+
+
+MONEY_MOVING_CALLS = frozenset({CallKind.PUSH, CallKind.REVERSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """Every check of the request passed."""
+
+    policy_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A check of the request failed: the payout ends (rule K7)."""
+
+    reason_code: str
+    reason: str
+    policy_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What screening found about the parties; the evidence stays in the row (promise P7)."""
+
+    verdict: "ScreeningVerdict"
+    reason_code: str
+    reason: str
+    policy_version: str
+    list_version: str
+    score_basis_points: int
+    matched_entry_id: str | None
+    matched_party: str | None
+
+
+class ScreeningVerdict(StrEnum):
+    """Pass, ask a person, or refuse."""
+
+    CLEARED = "CLEARED"
+    NEEDS_REVIEW = "NEEDS_REVIEW"
+    DENIED = "DENIED"
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """A reviewer decided an open case (rule R1)."""
+
+    case_id: str
+    approved: bool
+    reviewer: str
+    reason_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unbuildable:
+    """The call cannot be made from what the request carries; nothing was sent."""
+
+    reason_code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewIdentity:
+    """What a first intent fixes for ever (rule S1): taken from the sequence before the decision that uses it."""
+
+    number: int
+    systems_trace_audit_number: int
+    retrieval_reference_number: str
+    first_intent_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A call ended, with an answer or without."""
+
+    call: CallKind
+    attempt: int
+    """The row's `attempts` (or `compensation_attempts`) when the call was begun."""
+    outcome: Outcome
+    asked_at: datetime
+    """When the call was begun: a query proves absence only as of then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The originator says what became of the compensation that is his to perform (rule C2)."""
+
+    compensation_id: str
+    completed: bool
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An operator action or a failure that a person must see sets the hold flag (rule L12)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """An operator releases the hold."""
+
+    actor: str
+
+
+Event = Validated | Rejected | Screened | Reviewed | Unbuildable | Answered | Confirmed | Held | Released

@@ -1,0 +1,179 @@
+"""What a row announces: a pure function of the row, so that a lost publish can be made good from the row alone (K2).
+
+The same row version always gives the same events with the same identity (K3): everything in them is taken from the
+row, nothing from the clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from processors.payout.row import (
+    TERMINAL_STATES,
+    CompensationAction,
+    CompensationState,
+    PayoutRow,
+    PayoutState,
+)
+from processors.payout.state_machine import compensation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One event to publish under the payout's key."""
+
+    topic: str
+    schema: str
+    version: int
+    """The row version that the event reports; its `ce_id` derives from (schema, payout_id, version)."""
+    at: datetime
+    record: Mapping[str, Any]
+
+
+def publications(row: PayoutRow) -> tuple[Publication, ...]:
+    """Everything the row announces now, in the order in which it is published."""
+    match row.state:
+        case PayoutState.VALIDATED:
+            return (_stage_event(row, "payout_validated", "ValidatedPayout"),)
+        case PayoutState.CLEARED if row.attempts == 0:
+            return (_stage_event(row, "payout_cleared", "ClearedPayout"),)
+        case PayoutState.IN_REVIEW:
+            return (_review_case(row),)
+        case state if state in TERMINAL_STATES:
+            return _end_events(row)
+        case _:
+            return ()
+
+
+def _end_events(row: PayoutRow) -> tuple[Publication, ...]:
+    events = [_result(row)]
+    if row.compensation is not CompensationState.NONE:
+        events.append(_compensation_required(row))
+    if row.compensation in (CompensationState.COMPENSATED, CompensationState.MANUAL):
+        events.append(_compensation_result(row))
+    return tuple(events)
+
+
+def _money(row: PayoutRow) -> dict[str, Any]:
+    return {"amount_minor": row.amount_minor, "currency": row.currency}
+
+
+def _corridor(row: PayoutRow) -> dict[str, Any]:
+    return {
+        "source_country": row.source_country,
+        "target_country": row.target_country,
+        "source_currency": row.currency,
+        "target_currency": row.target_currency,
+    }
+
+
+def _stage_event(row: PayoutRow, topic: str, schema: str) -> Publication:
+    record = {
+        "payout_id": row.payout_id,
+        "version": row.state_version,
+        "originator_id": row.originator_id,
+        "amount": _money(row),
+        "corridor": _corridor(row),
+        "correlation_id": row.correlation_id,
+        "decided_at": row.state_at,
+    }
+    return Publication(topic, schema, row.state_version, row.state_at, record)
+
+
+def _review_case(row: PayoutRow) -> Publication:
+    record = {
+        "case_id": row.review_case_id,
+        "payout_id": row.payout_id,
+        "originator_id": row.originator_id,
+        "version": row.state_version,
+        "reason_code": row.reason_code,
+        "score_basis_points": row.score_basis_points,
+        "list_version": row.list_version,
+        "policy_version": row.policy_version,
+        "matched_entry_id": row.matched_entry_id or "none",
+        "matched_party": row.matched_party or "UNSPECIFIED",
+        "amount": _money(row),
+        "corridor": _corridor(row),
+        "opened_at": row.state_at,
+        "correlation_id": row.correlation_id,
+    }
+    return Publication("payout_reviews", "ReviewCase", row.state_version, row.state_at, record)
+
+
+def _result(row: PayoutRow) -> Publication:
+    record = {
+        "payout_id": row.payout_id,
+        "originator_id": row.originator_id,
+        "version": row.state_version,
+        "status": row.state.value,
+        "reason_code": row.reason_code,
+        "reason": row.reason,
+        "amount": _money(row),
+        "corridor": _corridor(row),
+        "rail": "OCT" if row.attempts else None,
+        "transaction_identifier": row.transaction_identifier,
+        "approval_code": row.approval_code,
+        "action_code": row.action_code,
+        "systems_trace_audit_number": row.systems_trace_audit_number,
+        "retrieval_reference_number": row.retrieval_reference_number,
+        "attempts": row.attempts,
+        "policy_version": row.policy_version or "none",
+        "list_version": row.list_version,
+        "score": row.score_basis_points,
+        "compensation_required": row.compensation is not CompensationState.NONE,
+        "sender_reference": row.sender_reference,
+        "decided_at": row.state_at,
+        "requested_at": row.requested_at,
+        "correlation_id": row.correlation_id,
+    }
+    return Publication("payout_results", "PayoutResult", row.state_version, row.state_at, record)
+
+
+def _compensation_required(row: PayoutRow) -> Publication:
+    """Announced under the version of the unpaid end: that is when the compensation was decided, once (C1)."""
+    action = row.compensation_action or CompensationAction.MANUAL
+    record = {
+        "payout_id": row.payout_id,
+        "originator_id": row.originator_id,
+        "saga_id": row.payout_id,
+        "compensation_id": compensation_id(row.payout_id),
+        "version": row.state_version,
+        "type": "COMPENSATION_REQUIRED",
+        "funding_kind": row.funding_kind.value,
+        "funding_reference": row.funding_reference or "none",
+        "executor": row.compensation_executor.value if row.compensation_executor else "UNSPECIFIED",
+        "action": action.value,
+        "priority": "CRITICAL" if action is CompensationAction.MANUAL else "HIGH",
+        "amount": _money(row),
+        "reason_code": row.reason_code or "none",
+        "reason": row.reason or "none",
+        "stage": row.state.value,
+        "attempts": row.attempts,
+        "failed_at": row.state_at,
+        "correlation_id": row.correlation_id,
+    }
+    topic, schema = "payout_failed_requires_compensation", "PayoutFailedRequiresCompensation"
+    return Publication(topic, schema, row.state_version, row.state_at, record)
+
+
+def _compensation_result(row: PayoutRow) -> Publication:
+    at = row.compensation_at or row.state_at
+    reversed_by_us = row.compensation_action is CompensationAction.REVERSE_FUNDS
+    action = row.compensation_action or CompensationAction.MANUAL
+    record = {
+        "compensation_id": compensation_id(row.payout_id),
+        "payout_id": row.payout_id,
+        "originator_id": row.originator_id,
+        "version": row.compensation_version,
+        "status": row.compensation.value,
+        "action": action.value,
+        "executor": row.compensation_executor.value if row.compensation_executor else "UNSPECIFIED",
+        "amount": _money(row),
+        "transaction_identifier": row.compensation_reference if reversed_by_us else None,
+        "confirmation_reference": None if reversed_by_us else row.compensation_reference,
+        "reason_code": row.compensation_reason_code,
+        "decided_at": at,
+        "correlation_id": row.correlation_id,
+    }
+    return Publication("payout_compensation_results", "CompensationResult", row.compensation_version, at, record)

@@ -1,0 +1,396 @@
+"""Wires one worker: settings, keys, policies, ledger, Visa, Kafka. Everything is made here and nowhere else."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import faust
+import uvloop
+
+from ledger.connections import Timeouts
+from ledger.interface import CommitUnknown, Ledger, LedgerUnavailable
+from ledger.postgres import PostgresLedger
+from processors.compliance.decide import ComplianceUnavailable, Thresholds
+from processors.compliance.watch_list import load_watch_list
+from processors.secrets import Secret
+from processors.validation.policy import load_policy
+from processors.validation.validate import ValidationLimits
+from processors.visa.mle import DecryptionKey, MessageEncryption
+from processors.visa.requests import CardAcceptor, SubmissionProfile
+from processors.visa.transport import VisaConnection, VisaDirectClient
+from schemas.codec import Codec, PinnedResolver, RegistryResolver, RegistryUnavailable, SchemaNotRegistered
+from schemas.topics import topic_name
+from streams.announcer import Announcer
+from streams.clock import utc_now
+from streams.dead_letters import DeadLetters
+from streams.driver import Driver
+from streams.gate import Gate
+from streams.handlers import StageHandlers
+from streams.health import HealthServer
+from streams.intake import Intake
+from streams.kafka_app import PayoutsApp, confluent_config, create_app
+from streams.keys import Keys, load_keys
+from streams.lag import LagReader
+from streams.logs import configure_logs
+from streams.metrics import Metrics
+from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
+from streams.pump import Handler, Pump, Record
+from streams.settings import AGENT_NAMES, Settings, SettingsInvalid
+from streams.stages import Policies, StageRunner
+from streams.sweeper import Sweeper
+from streams.visa_calls import VisaCalls
+from streams.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+EXIT_CODE_UNCONFIRMED = 71
+"""A publish was not confirmed in time (rule K5); the supervisor starts the worker again."""
+DRAIN_MARGIN_SECONDS = 3.0
+"""After the longest call, for its outcome's commit and publish."""
+
+AGENT_TOPICS = {
+    "validate": ("payout_requests",),
+    "comply": ("payout_validated",),
+    "submit": ("payout_cleared",),
+    "retry": ("payout_retry",),
+    "compensate": ("payout_failed_requires_compensation", "payout_compensation_confirmations"),
+    "review": ("payout_review_decisions",),
+}
+AGENTS_THAT_CALL_VISA = frozenset({"submit", "retry", "compensate"})
+
+
+def run_worker(settings: Settings, agents: tuple[str, ...] = AGENT_NAMES) -> None:
+    """Run until a signal; exits the process. Raises SettingsInvalid before anything is opened."""
+    unknown = sorted(set(agents) - set(AGENT_NAMES))
+    if unknown or not agents:
+        raise SettingsInvalid(f"no such agent: {', '.join(unknown) or '(none)'}; choose from {', '.join(AGENT_NAMES)}")
+    problems = settings.problems(needs_visa=bool(AGENTS_THAT_CALL_VISA & set(agents)))
+    if problems:
+        raise SettingsInvalid("This worker may not start:\n  " + "\n  ".join(problems))
+    name = settings.payouts_worker_name or f"{socket.gethostname()}-{os.getpid()}"
+    configure_logs(name, settings.payouts_log_level, settings.payouts_log_format)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    worker = WorkerRuntime(settings, agents, name)
+    faust.Worker(
+        worker.app, loglevel=settings.payouts_log_level, override_logging=False, quiet=True, redirect_stdouts=False
+    ).execute_from_commandline()
+
+
+class WorkerRuntime:
+    """Everything one worker holds open."""
+
+    def __init__(self, settings: Settings, agents: tuple[str, ...], name: str) -> None:
+        self.settings = settings
+        self.agents = agents
+        self.name = name
+        self.gate = Gate()
+        self.metrics = Metrics()
+        self.app: PayoutsApp = create_app(settings, name)
+        self.app.on_lost = self._forget
+        self.app.on_begin = self._begin
+        self.app.on_end = self._end
+        self.app.drain = self._drain
+        self._pumps: dict[str, Pump] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._on_bug: Any = None
+        self._background: list[asyncio.Task[None]] = []
+        self._closers: list[Any] = []
+        self._watchdog = Watchdog(limit_seconds=max(10.0, settings.unconfirmed_seconds * 2))
+        self._add_agents()
+
+    def _add_agents(self) -> None:
+        """One Faust agent a topic, each a thin shell around a pump."""
+        for agent in self.agents:
+            for topic in AGENT_TOPICS[agent]:
+                self._add_agent(agent, topic)
+
+    def _add_agent(self, agent: str, topic: str) -> None:
+        pump = Pump(
+            topic,
+            self._dispatch(topic),
+            in_flight_max=self.settings.payouts_in_flight_max,
+            gate=self.gate,
+            away=_away,
+            on_bug=self._bug,
+            metrics=self.metrics,
+            generation=lambda: int(self.app.consumer_generation_id),
+        )
+        self._pumps[topic] = pump
+        name = topic_name(topic, self.settings.payouts_topic_prefix)
+
+        async def consume(stream: Any) -> None:
+            await pump.run(_events(stream))
+
+        channel = self.app.topic(name, key_serializer="raw", value_serializer="raw", key_type=bytes, value_type=bytes)
+        self.app.agent(channel, name=f"{agent}.{topic}", concurrency=1)(consume)
+
+    def _dispatch(self, topic: str) -> Handler:
+        """The handlers exist only once the ledger is open; records arrive later than that."""
+
+        async def handle(record: Record) -> None:
+            await self._handlers[topic](record)
+
+        return handle
+
+    async def _bug(self, record: Record, error: Exception) -> None:
+        await self._on_bug(record, error)
+
+    async def _begin(self) -> None:
+        settings = self.settings
+        schedule = settings.schedule
+        keys = load_keys(settings.payouts_keys_directory)
+        ledger = await self._open_ledger()
+        codec = Codec(
+            RegistryResolver(settings.schema_registry_url) if settings.schema_registry_url else PinnedResolver(),
+            topic_prefix=settings.payouts_topic_prefix,
+        )
+        self._closers.append(codec.close)
+        publisher = Publisher(
+            self.app.send_record,
+            codec,
+            prefix=settings.payouts_topic_prefix,
+            unconfirmed_seconds=settings.unconfirmed_seconds,
+            on_unconfirmed=_end_process,
+            metrics=self.metrics,
+        )
+        announcer = Announcer(ledger, publisher)
+        self._closers.append(announcer.mark_now)
+        dead_letters = DeadLetters(ledger, publisher, keys, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
+        stages = StageRunner(codec, keys, load_policies(settings), utc_now)
+        calls = self._open_visa(ledger, stages, keys) if AGENTS_THAT_CALL_VISA & set(self.agents) else None
+        driver = Driver(
+            ledger,
+            stages=stages,
+            calls=calls,
+            announcer=announcer,
+            schedule=schedule,
+            owner=self.name,
+            metrics=self.metrics,
+            clock=utc_now,
+        )
+        intake = Intake(
+            ledger,
+            codec,
+            keys,
+            driver,
+            publisher,
+            dead_letters,
+            schedule=schedule,
+            clock=utc_now,
+            metrics=self.metrics,
+            worker=self.name,
+        )
+        handlers = StageHandlers(ledger, codec, driver, dead_letters)
+        self._on_bug = handlers.on_bug
+        self._handlers = {
+            "payout_requests": intake,
+            "payout_validated": handlers.comply,
+            "payout_cleared": handlers.submit,
+            "payout_retry": handlers.retry,
+            "payout_failed_requires_compensation": handlers.compensate,
+            "payout_compensation_confirmations": handlers.confirm,
+            "payout_review_decisions": handlers.review,
+        }
+        sweeper = Sweeper(
+            ledger,
+            publisher,
+            announcer,
+            schedule=schedule,
+            lag_of=LagReader(confluent_config(settings), settings.group, settings.payouts_topic_prefix).lag_of,
+            clock=utc_now,
+            metrics=self.metrics,
+        )
+        health = HealthServer(
+            host=settings.payouts_http_host,
+            port=settings.payouts_http_port,
+            port_file=settings.payouts_http_port_file,
+            ledger=ledger,
+            gate=self.gate,
+            metrics=self.metrics,
+            assignment=self._assignment,
+            refresh=self._refresh_gauges,
+        )
+        await health.start()
+        self._closers.append(health.stop)
+        self._watchdog.start()
+        self._background = [
+            asyncio.create_task(announcer.mark_forever(), name="announcement marks"),
+            asyncio.create_task(sweeper.run_forever(), name="sweeper"),
+            asyncio.create_task(self._beat(), name="watchdog beat"),
+        ]
+        log.info("worker open", extra={"agents": ",".join(self.agents), "profile": settings.payouts_profile.value})
+
+    async def _open_ledger(self) -> Ledger:
+        ledger = await PostgresLedger.connect(
+            self.settings.database_url.get_secret_value(),
+            pool_max=self.settings.database_pool_max,
+            timeouts=_ledger_timeouts(self.settings.unconfirmed_seconds),
+            application_name=f"payouts {self.name}",
+        )
+        self._closers.append(ledger.close)
+        if self.settings.production:
+            durability = await ledger.durability()
+            if not durability.is_safe:
+                raise SettingsInvalid(
+                    f"The database confirms commits before they are durable: {durability}. Repair it."
+                )
+        return ledger
+
+    def _open_visa(self, ledger: Ledger, stages: StageRunner, keys: Keys) -> VisaCalls:
+        calls = VisaCalls(
+            VisaDirectClient(visa_connection(self.settings)),
+            ledger,
+            stages,
+            profile=submission_profile(self.settings),
+            keys=keys,
+            gate=self.gate,
+            calls_max=self.settings.visa_calls_max,
+            clock=utc_now,
+            metrics=self.metrics,
+        )
+        self._closers.append(calls.close)
+        return calls
+
+    async def _drain(self) -> None:
+        """Take nothing new; let what is in work end, for at most the longest call."""
+        limit = self.settings.http_total_seconds + DRAIN_MARGIN_SECONDS
+        done = await asyncio.gather(*(pump.drain(limit) for pump in self._pumps.values()))
+        log.info("drained", extra={"complete": all(done)})
+
+    async def _end(self) -> None:
+        self._watchdog.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for close in reversed(self._closers):
+            try:
+                await asyncio.wait_for(close(), 10.0)
+            except Exception as error:  # noqa: BLE001 - the rest must be closed too
+                log.warning("not closed cleanly", extra={"error": type(error).__name__})
+
+    async def _beat(self) -> None:
+        while True:
+            self._watchdog.beat()
+            await asyncio.sleep(0.5)
+
+    def _forget(self, lost: Iterable[tuple[str, int]]) -> None:
+        for pump in self._pumps.values():
+            pump.forget(None)
+        log.info("partitions given back", extra={"partitions": len(list(lost))})
+
+    def _assignment(self) -> list[str]:
+        return sorted(f"{tp.topic}-{tp.partition}" for tp in self.app.consumer.assignment())
+
+    def _refresh_gauges(self) -> None:
+        for pump in self._pumps.values():
+            self.metrics.in_work.labels(pump.name).set(pump.in_work)
+        self.metrics.paused.set(1 if self.gate.reasons else 0)
+
+
+def _ledger_timeouts(unconfirmed_seconds: float) -> Timeouts:
+    """Lock < statement < write: each bound ends before the one that contains it (rule L4)."""
+    statement = min(8.0, unconfirmed_seconds * 0.6)
+    return Timeouts(lock_seconds=statement / 2, statement_seconds=statement, write_seconds=unconfirmed_seconds)
+
+
+async def _events(stream: Any) -> AsyncIterator[Any]:
+    """Events without Faust's own acknowledgement: the window decides (rule K1)."""
+    async for event in stream.noack().events():
+        yield event
+
+
+def _away(error: Exception) -> str | None:
+    """Which part that everybody needs is away, if this error says so (promise P8)."""
+    if isinstance(error, LedgerUnavailable | CommitUnknown):
+        return "database"
+    if isinstance(error, RegistryUnavailable | SchemaNotRegistered):
+        return "schema registry"
+    if isinstance(error, BrokerUnavailable | PublishUnconfirmed):
+        return "broker"
+    return "compliance" if isinstance(error, ComplianceUnavailable) else None
+
+
+def _end_process(topic: str) -> None:
+    """K5: with a publish of unknown outcome the only safe producer is a new one."""
+    log.critical("a publish was not confirmed in time: ending the worker", extra={"topic": topic})
+    logging.shutdown()
+    os._exit(EXIT_CODE_UNCONFIRMED)
+
+
+def load_policies(settings: Settings) -> Policies:
+    """The corridor policy, the watch list and the thresholds that this worker decides by."""
+    directory = settings.payouts_policies_directory
+    return Policies(
+        corridors=load_policy(directory / "corridors.yaml" if directory else None),
+        watch_list=load_watch_list(directory / "watch_list.csv" if directory else None),
+        thresholds=Thresholds(
+            settings.payouts_review_threshold_basis_points, settings.payouts_deny_threshold_basis_points
+        ),
+        limits=ValidationLimits(),
+    )
+
+
+def submission_profile(settings: Settings) -> SubmissionProfile:
+    """What is the same in every call of this enrolment."""
+    acceptor = CardAcceptor(
+        name=settings.visa_card_acceptor_name,
+        id_code=settings.visa_card_acceptor_id,
+        terminal_id=settings.visa_terminal_id,
+        country=settings.visa_card_acceptor_country,
+        city=settings.visa_card_acceptor_city,
+        state=settings.visa_card_acceptor_state,
+        county=settings.visa_card_acceptor_county,
+        zip_code=settings.visa_card_acceptor_zip_code,
+    )
+    return SubmissionProfile(
+        acquiring_bin=settings.visa_acquiring_bin,
+        acquirer_country_code=settings.visa_acquirer_country_code,
+        card_acceptor=acceptor,
+        business_application_id=settings.visa_business_application_id,
+        merchant_category_code=settings.visa_merchant_category_code,
+    )
+
+
+def visa_connection(settings: Settings) -> VisaConnection:
+    """The mTLS, Basic and MLE material. Raises SettingsInvalid when a file cannot be read."""
+    total = settings.http_total_seconds
+    return VisaConnection(
+        base_url=settings.visa_base_url,
+        user_id=settings.visa_user_id or "",
+        password=Secret(settings.visa_password.get_secret_value() if settings.visa_password else ""),
+        client_certificate_path=_needed(settings.visa_cert_path, "VISA_CERT_PATH"),
+        client_key_path=_needed(settings.visa_key_path, "VISA_KEY_PATH"),
+        ca_path=settings.visa_ca_path,
+        encryption=MessageEncryption(
+            key_id=settings.visa_mle_key_id or "",
+            server_certificate_pem=_read(settings.visa_mle_server_certificate_path, "VISA_MLE_SERVER_CERTIFICATE_PATH"),
+            decryption_keys=[
+                DecryptionKey(
+                    settings.visa_mle_key_id or "",
+                    Secret(_read(settings.visa_mle_private_key_path, "VISA_MLE_PRIVATE_KEY_PATH").decode()),
+                )
+            ],
+        ),
+        connect_timeout_seconds=min(5.0, total / 2),
+        read_timeout_seconds=total - 0.2,
+        write_timeout_seconds=min(5.0, total / 2),
+        pool_timeout_seconds=min(5.0, total / 2),
+        total_timeout_seconds=total,
+        transaction_timeout_ms=min(30_000, int((total - 0.5) * 1000)),
+        max_connections=settings.visa_calls_max,
+        correlation_header=settings.request_id_header,
+    )
+
+
+def _needed(path: Path | None, name: str) -> Path:
+    if path is None or not path.is_file():
+        raise SettingsInvalid(f"{name} names no readable file: set it to the file that Visa's project gave you.")
+    return path
+
+
+def _read(path: Path | None, name: str) -> bytes:
+    return _needed(path, name).read_bytes()

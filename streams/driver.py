@@ -1,0 +1,187 @@
+"""Drives a payout as far as it can go now: decide (pure), commit (ledger), call (Visa), announce (Kafka)."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from enum import StrEnum
+
+from ledger.interface import Change, CommitUnknown, Ledger, LedgerUnavailable, NotBegun
+from processors.payout import state_machine
+from processors.payout.events import Answered, CallKind, Event, Unbuildable
+from processors.payout.row import PayoutRow
+from processors.payout.schedule import Schedule
+from processors.payout.step import MakeCall, Nothing, RunStage, Step
+from streams.announcer import Announcer
+from streams.clock import Clock, utc_now
+from streams.gate import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS
+from streams.metrics import Metrics
+from streams.stages import StageRunner
+from streams.visa_calls import CallNotBuildable, VisaCalls
+
+log = logging.getLogger(__name__)
+
+STEPS_MAX = 12
+"""Steps of one payout in one drive: more than any path needs, so that a decision that loops is seen, not endured."""
+EVIDENCE_TRIES_MAX = 40
+"""How often an answer is written again while the database is away; then the lease runs out and the query finds it."""
+
+
+class Work(StrEnum):
+    """The kinds of work an agent may take on: a worker that runs a subset of agents does only theirs."""
+
+    VALIDATE = "VALIDATE"
+    COMPLY = "COMPLY"
+    PAY = "PAY"
+    COMPENSATE = "COMPENSATE"
+
+
+ALL_WORK = frozenset(Work)
+
+
+class Driver:
+    """The shell around the pure core. Stateless: everything it knows is in the row."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        stages: StageRunner,
+        calls: VisaCalls | None,
+        announcer: Announcer,
+        schedule: Schedule,
+        owner: str,
+        metrics: Metrics,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.ledger = ledger
+        self.schedule = schedule
+        self.clock = clock
+        self._stages = stages
+        self._calls = calls
+        self._announcer = announcer
+        self._owner = owner
+        self._metrics = metrics
+
+    async def drive(self, row: PayoutRow, work: Collection[Work] = ALL_WORK) -> PayoutRow:
+        """Run what the row needs until nothing more can be done now, and announce where it stands.
+
+        `work` limits what this agent does. Raises LedgerUnavailable, CommitUnknown and
+        the publisher's errors: the caller pauses and drives again from what the ledger then says.
+        """
+        for _ in range(STEPS_MAX):
+            row, more = await self._next(row, work)
+            if not more:
+                break
+        else:
+            log.error("payout did not settle in one drive", extra={"payout_id": row.payout_id, "state": row.state})
+        return await self.announce(row)
+
+    async def announce(self, row: PayoutRow) -> PayoutRow:
+        """Publish what the row announces and the broker has not confirmed yet (rules K1, K2)."""
+        await self._announcer.announce(row)
+        return row
+
+    async def answer_again(self, row: PayoutRow) -> None:
+        """P5: a repeated request is answered again with the same events."""
+        await self._announcer.announce(row, again=True)
+
+    async def apply(self, row: PayoutRow, event: Event) -> PayoutRow:
+        """Apply an event by compare-and-set, deciding again on the newer row when somebody was faster (L2)."""
+        for _ in range(STEPS_MAX):
+            step = state_machine.apply(row, event, self.clock(), self.schedule)
+            if isinstance(step, Nothing):
+                log.debug("nothing to do", extra={"payout_id": row.payout_id, "because": step.reason})
+                return row
+            committed = await self._commit(row, step)
+            if committed is not None:
+                return committed
+            row = await self._again(row.payout_id)
+        raise LedgerUnavailable("a row changed faster than it could be read; it is driven again later")
+
+    async def _next(self, row: PayoutRow, work: Collection[Work]) -> tuple[PayoutRow, bool]:
+        """One step further: the row as it is then, and whether this drive goes on."""
+        kind = Work.COMPENSATE if row.is_terminal else Work.PAY
+        match state_machine.plan(row, self.clock(), self.schedule):
+            case RunStage(stage=stage) if Work(stage.value) in work:
+                return await self.apply(row, await self._stages.run(stage, row)), True
+            case Step() as step if kind in work:
+                return await self._commit(row, step) or await self._again(row.payout_id), True
+            case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:
+                return await self._call(self._calls, row, call, first=first)
+            case _:
+                return row, False
+
+    async def _call(
+        self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False
+    ) -> tuple[PayoutRow, bool]:
+        """Intent committed → call → outcome committed (rule S2). Then the drive ends: the row has its schedule."""
+        async with calls.permit():
+            try:
+                prepared = await calls.prepare(row, call, first=first)
+            except CallNotBuildable as error:
+                return await self.apply(row, Unbuildable(error.reason_code, str(error))), False
+            deadline = calls.deadline(self.schedule.lease_seconds)
+            step = state_machine.begin_call(
+                row, call, self.clock(), self.schedule, identity=prepared.identity, sealed_body=prepared.sealed_body
+            )
+            change = Change(row, step.row, step.transition, self._owner, step.detail)
+            asked_at = self.clock()
+            begun = await self.ledger.begin(change, self._owner, self.schedule.lease_seconds)
+            if isinstance(begun, NotBegun):
+                self._metrics.compare_and_set_lost.inc()
+                lost = begun is NotBegun.LOST
+                return (await self._again(row.payout_id) if lost else row), lost
+            self._metrics.transitions.labels(step.transition).inc()
+            outcome = await calls.make(begun, call, prepared, deadline)
+        attempt = begun.compensation_attempts if _is_reversal(call) else begun.attempts
+        row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at))
+        if follow_up is not None:
+            return await self._call(calls, row, follow_up)
+        return row, False
+
+    async def _record(self, row: PayoutRow, answered: Answered) -> tuple[PayoutRow, CallKind | None]:
+        """Write what a call has proven, however long the database takes to come back (rules L2, S2)."""
+        pause_seconds = PAUSE_FIRST_SECONDS
+        for _ in range(EVIDENCE_TRIES_MAX):
+            try:
+                step = state_machine.apply(row, answered, self.clock(), self.schedule)
+                if isinstance(step, Nothing):
+                    return row, None
+                committed = await self._commit(row, step)
+                if committed is not None:
+                    return committed, step.follow_up
+                row = await self._again(row.payout_id)
+            except (LedgerUnavailable, CommitUnknown):
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
+                row = await self._read_if_possible(row)
+        raise LedgerUnavailable("an answer could not be recorded; the lease runs out and the query finds it")
+
+    async def _read_if_possible(self, row: PayoutRow) -> PayoutRow:
+        try:
+            return await self._again(row.payout_id)
+        except LedgerUnavailable:
+            return row
+
+    async def _commit(self, row: PayoutRow, step: Step) -> PayoutRow | None:
+        committed = await self.ledger.commit(Change(row, step.row, step.transition, self._owner, step.detail))
+        if committed is None:
+            self._metrics.compare_and_set_lost.inc()
+            return None
+        self._metrics.transitions.labels(step.transition).inc()
+        if committed.held and not row.held:
+            log.error(
+                "payout held for a person",
+                extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
+            )
+        return committed
+
+    async def _again(self, payout_id: str) -> PayoutRow:
+        row = await self.ledger.read(payout_id)
+        if row is None:
+            raise LedgerUnavailable("a row that existed cannot be read: is this the same database?")
+        return row
+
+
+def _is_reversal(call: CallKind) -> bool:
+    return call in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)

@@ -1,0 +1,110 @@
+"""`/health` and `/metrics` on loopback. Liveness depends on nothing outside the process."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from ledger.interface import Ledger, LedgerError
+from streams.gate import Gate
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 2.0
+"""A health page must answer even when what it asks about does not."""
+
+
+class HealthServer:
+    """Serves the worker's health and metrics."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        port_file: Path | None,
+        ledger: Ledger,
+        gate: Gate,
+        metrics: Metrics,
+        assignment: Callable[[], list[str]],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._host, self._port, self._port_file = host, port, port_file
+        self._ledger = ledger
+        self._gate = gate
+        self._metrics = metrics
+        self._assignment = assignment
+        self._refresh = refresh
+        self._runner: web.AppRunner | None = None
+        self._started_at = time.time()
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        app = web.Application(client_max_size=1024)
+        app.add_routes(
+            [
+                web.get("/health", self._live),
+                web.get("/health/critical", self._critical),
+                web.get("/health/detailed", self._detailed),
+                web.get("/metrics", self._show_metrics),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        if self._port_file is not None:
+            await asyncio.to_thread(self._port_file.write_text, str(port))
+        log.info("health and metrics", extra={"url": f"http://{self._host}:{port}/health"})
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return _json({"status": "alive", "uptime_seconds": round(time.time() - self._started_at, 1)})
+
+    async def _critical(self, _: web.Request) -> web.Response:
+        database = await _checked(self._database())
+        ready = database["status"] == "ok" and not self._gate.reasons
+        return _json({"status": "ok" if ready else "failing", "database": database}, 200 if ready else 503)
+
+    async def _detailed(self, _: web.Request) -> web.Response:
+        database = await _checked(self._database())
+        ready = database["status"] == "ok" and not self._gate.reasons
+        detail = {
+            "status": "ok" if ready else "failing",
+            "database": database,
+            "paused_for": list(self._gate.reasons),
+            "assigned_partitions": self._assignment(),
+        }
+        return _json(detail, 200 if ready else 503)
+
+    async def _database(self) -> dict[str, Any]:
+        record = await self._ledger.mode()
+        return {"status": "ok", "mode": record.mode.value}
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        self._refresh()
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _checked(check: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return await asyncio.wait_for(check, CHECK_SECONDS)
+    except (LedgerError, TimeoutError) as error:
+        return {"status": "failing", "why": type(error).__name__}
+
+
+def _json(content: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(text=json.dumps(content), status=status, content_type="application/json")

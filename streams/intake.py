@@ -1,0 +1,200 @@
+"""The validate agent: from a raw request to a row, a repeat, a refusal or a dead letter (rules L1, K6, K7, L8)."""
+
+import logging
+from typing import Any
+
+from ledger.interface import Disposition, Existing, IntakeRecord, Ledger
+from processors.content import ContentDigest, content_digest, same_content
+from processors.payout.row import FundingKind, PayoutRow
+from processors.payout.schedule import Schedule
+from processors.payout.step import after
+from processors.validation.clear_text import storable
+from processors.validation.funding import funding_facts
+from processors.validation.opened import OpenedRequest, open_request
+from processors.validation.request import PayoutRequest, RequestMalformed, parse_request
+from schemas.card_numbers import looks_like_card_number
+from schemas.codec import Codec, Undecodable
+from schemas.headers import event_id, header_text
+from schemas.sender_reference import sender_reference
+from streams.clock import Clock
+from streams.dead_letters import DeadLetters
+from streams.driver import Driver, Work
+from streams.keys import Keys
+from streams.metrics import Metrics
+from streams.publisher import Publisher
+from streams.pump import Record
+from streams.stages import REQUEST_PURPOSE
+
+log = logging.getLogger(__name__)
+
+KEY_LENGTH_MAX = 64
+"""The longest payout_id that may become a row, valid or not: it is the key of every event about it."""
+CLEAR_COLUMN_MAX = 128
+"""Characters of a text that is copied in clear into the row; validation refuses longer ones."""
+
+
+class Intake:
+    """Handles one record of `payout_requests`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        codec: Codec,
+        keys: Keys,
+        driver: Driver,
+        publisher: Publisher,
+        dead_letters: DeadLetters,
+        *,
+        schedule: Schedule,
+        clock: Clock,
+        metrics: Metrics,
+        worker: str,
+    ) -> None:
+        self._ledger = ledger
+        self._codec = codec
+        self._keys = keys
+        self._driver = driver
+        self._publisher = publisher
+        self._dead_letters = dead_letters
+        self._schedule = schedule
+        self._clock = clock
+        self._metrics = metrics
+        self._worker = worker
+
+    async def __call__(self, record: Record) -> None:
+        """Every record ends as a row, a repeat, a refusal or a dead letter; nothing else leaves this function."""
+        value = record.value or b""
+        try:
+            decoded = await self._codec.decode("PayoutRequest", value)
+            request = parse_request(decoded.record)
+        except (Undecodable, RequestMalformed) as error:
+            await self._dead_letters.set_aside(record, type(error).__name__.upper(), str(error))
+            return
+        problem = _key_problem(record, request)
+        if problem is not None:
+            await self._dead_letters.set_aside(record, *problem)
+            return
+        opened = open_request(request, self._keys.party)
+        digest = content_digest(self._keys.content, request, opened, value)
+        result = await self._ledger.insert(self._row(record, request, opened, digest), self._worker)
+        if isinstance(result, Existing):
+            await self._known(record, request, opened, result.row)
+            return
+        await self._driver.drive(result.row, {Work.VALIDATE})
+
+    async def _known(self, record: Record, request: PayoutRequest, opened: OpenedRequest, row: PayoutRow) -> None:
+        if _same_source(record, row):
+            await self._driver.drive(row, {Work.VALIDATE})
+            return
+        stored = ContentDigest(row.content_key_version, row.bytes_hmac, row.content_hmac)
+        incoming = content_digest(
+            self._keys.content, request, opened, record.value or b"", key_version=row.content_key_version
+        )
+        if same_content(stored, incoming):
+            await self._repeat(record, row)
+        else:
+            await self._refuse(record, row)
+
+    async def _repeat(self, record: Record, row: PayoutRow) -> None:
+        """P5: the same request again gets the same answer again."""
+        await self._remember(record, Disposition.REPEAT, row.payout_id, "SAME_CONTENT")
+        self._metrics.repeats.inc()
+        await self._driver.answer_again(await self._driver.drive(row, {Work.VALIDATE}))
+
+    async def _refuse(self, record: Record, row: PayoutRow) -> None:
+        """K7: a refused request never touches the payout's row and never compensates; an operator sees it."""
+        reason_code = "DUPLICATE_WITH_OTHER_CONTENT"
+        await self._remember(record, Disposition.REFUSED, row.payout_id, reason_code)
+        refused: dict[str, Any] = {
+            "payout_id": row.payout_id,
+            "refused_event_id": _event_name(record),
+            "source_topic": record.topic,
+            "source_partition": record.partition,
+            "source_offset": record.offset,
+            "reason_code": reason_code,
+            "originator_id": row.originator_id,
+            "refused_at": record.timestamp,
+            "correlation_id": row.correlation_id,
+        }
+        await self._publisher.publish_event(
+            "payout_refusals",
+            "RequestRefused",
+            refused,
+            key=row.payout_id,
+            identifier=event_id("RequestRefused", record.source, 0),
+            at=record.timestamp,
+            correlation_id=row.correlation_id,
+        )
+        self._metrics.refusals.inc()
+        log.error(
+            "request refused: its payout_id belongs to other content",
+            extra={"payout_id": row.payout_id, "source": record.source},
+        )
+
+    async def _remember(self, record: Record, disposition: Disposition, payout_id: str, reason_code: str) -> None:
+        await self._ledger.record_intake(
+            IntakeRecord(record.topic, record.partition, record.offset, disposition, payout_id, reason_code)
+        )
+
+    def _row(self, record: Record, request: PayoutRequest, opened: OpenedRequest, digest: ContentDigest) -> PayoutRow:
+        facts = funding_facts(request, opened)
+        now = self._clock()
+        return PayoutRow(
+            payout_id=request.payout_id,
+            originator_id=_clear(request.originator_id),
+            amount_minor=request.amount.amount_minor,
+            currency=_clear(request.amount.currency),
+            source_country=_clear(request.corridor.source_country),
+            target_country=_clear(request.corridor.target_country),
+            target_currency=_clear(request.corridor.target_currency),
+            funding_kind=FundingKind(facts.kind.value),
+            funding_reference=facts.reference,
+            funding_captured=facts.captured and facts.reference is not None,
+            funding_captured_at=facts.captured_at,
+            funding_reversible=facts.reversible,
+            requested_at=request.requested_at,
+            expires_at=request.expires_at,
+            received_at=record.timestamp,
+            source_topic=record.topic,
+            source_partition=record.partition,
+            source_offset=record.offset,
+            correlation_id=_clear(request.correlation_id),
+            sender_reference=sender_reference(request.payout_id),
+            content_key_version=digest.key_version,
+            bytes_hmac=digest.bytes_hmac,
+            content_hmac=digest.content_hmac,
+            sealed_request=self._keys.sealer.seal(record.value or b"", REQUEST_PURPOSE, request.payout_id),
+            state_at=now,
+            due_at=after(self._schedule.stage_patience_seconds, now),
+        )
+
+
+def _key_problem(record: Record, request: PayoutRequest) -> tuple[str, str] | None:
+    """K6: a record whose key is not its payout_id cannot become a payout; a missing key is no error."""
+    payout_id = request.payout_id
+    if not payout_id or len(payout_id) > KEY_LENGTH_MAX or not payout_id.isascii() or not payout_id.isprintable():
+        return "PAYOUT_ID_UNUSABLE", f"payout_id must have 1 to {KEY_LENGTH_MAX} printable ASCII characters"
+    if looks_like_card_number(payout_id):
+        return "PAYOUT_ID_UNUSABLE", "payout_id looks like a card number and may not become a key"
+    if record.key is not None and record.key != payout_id.encode():
+        return "KEY_IS_NOT_PAYOUT_ID", "the record's key is not its payout_id: was it produced for another payout?"
+    return None
+
+
+def _clear(text: str) -> str:
+    """A text that may stand in clear in the row and in events; anything doubtful is withheld."""
+    return storable(text[:CLEAR_COLUMN_MAX])
+
+
+def _same_source(record: Record, row: PayoutRow) -> bool:
+    return (record.topic, record.partition, record.offset) == (
+        row.source_topic,
+        row.source_partition,
+        row.source_offset,
+    )
+
+
+def _event_name(record: Record) -> str:
+    """The refused event's own id, where its producer gave one, else its place in the log."""
+    given = header_text(record.headers, "ce_id")
+    return given if given and len(given) <= CLEAR_COLUMN_MAX and not looks_like_card_number(given) else record.source

@@ -1,0 +1,105 @@
+"""Publish and wait for the broker's own confirmation (rule K1); nothing is fire-and-forget."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from processors.payout.publications import Publication, publications
+from processors.payout.row import PayoutRow
+from schemas.codec import Codec
+from schemas.headers import event_headers, event_id, event_type
+from schemas.topics import topic_name
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+EVENT_SOURCE = "/payout-streams"
+"""`ce_source` of every event that we publish."""
+
+
+class PublishUnconfirmed(Exception):
+    """A publish was not confirmed in time: whether the broker has it is unknown. The process ends (rule K5)."""
+
+
+class BrokerUnavailable(Exception):
+    """The broker refused or could not take the record; it was not stored."""
+
+
+class Send(Protocol):
+    """The transport's send: returns an awaitable that ends when the broker has confirmed."""
+
+    async def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]
+    ) -> Awaitable[Any]: ...
+
+
+class Publisher:
+    """Encodes and sends events; returns only when the broker has them."""
+
+    def __init__(
+        self,
+        send: Send,
+        codec: Codec,
+        *,
+        prefix: str,
+        unconfirmed_seconds: float,
+        on_unconfirmed: Callable[[str], None],
+        metrics: Metrics,
+    ) -> None:
+        self._send = send
+        self._codec = codec
+        self._prefix = prefix
+        self._unconfirmed_seconds = unconfirmed_seconds
+        self._on_unconfirmed = on_unconfirmed
+        self._metrics = metrics
+
+    async def publish_row(self, row: PayoutRow, *, since_version: int = 0) -> None:
+        """Publish what the row announces, newer than `since_version`, in order."""
+        for publication in publications(row):
+            if publication.version > since_version:
+                await self.publish(publication, row.payout_id, row.correlation_id)
+
+    async def publish(self, publication: Publication, payout_id: str, correlation_id: str) -> None:
+        """Publish one event under the payout's key. Same event, same `ce_id` (rule K3)."""
+        await self.publish_event(
+            publication.topic,
+            publication.schema,
+            publication.record,
+            key=payout_id,
+            identifier=event_id(publication.schema, payout_id, publication.version),
+            at=publication.at,
+            correlation_id=correlation_id,
+        )
+
+    async def publish_event(
+        self,
+        topic: str,
+        schema: str,
+        record: Mapping[str, Any],
+        *,
+        key: str,
+        identifier: str,
+        at: datetime,
+        correlation_id: str | None,
+    ) -> None:
+        """Encode and publish one record. Raises BrokerUnavailable; ends the process when unconfirmed."""
+        name = topic_name(topic, self._prefix)
+        value = await self._codec.encode(schema, record, name)
+        headers = event_headers(event_type(schema), EVENT_SOURCE, at, correlation_id, event_id=identifier)
+        await self.publish_bytes(name, key.encode(), value, headers)
+
+    async def publish_bytes(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
+        """Send raw bytes to a topic of this cluster and wait for the confirmation."""
+        try:
+            confirmation = await self._send(topic, key, value, headers)
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(confirmation)), self._unconfirmed_seconds)
+        except TimeoutError:
+            self._on_unconfirmed(topic)
+            raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
+        self._metrics.published.labels(topic).inc()

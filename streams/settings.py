@@ -1,0 +1,192 @@
+"""Every setting of the worker and the commands: typed, from the environment or a file, checked at start.
+
+    payouts worker                         reads the environment
+    PAYOUTS_SETTINGS_FILE=payouts.env …    reads a file of NAME=value lines first; the environment wins
+
+The `production` profile (the default) refuses what would put money or data at risk: plaintext Kafka or PostgreSQL,
+missing keys, a database that acknowledges commits before they are durable. The `test` profile shortens times and
+allows plaintext on loopback.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from processors.payout.schedule import Schedule
+
+AGENT_NAMES = ("validate", "comply", "submit", "retry", "compensate", "review")
+CONSUMER_GROUP = "payouts"
+"""One group for any subset of agents, so that offsets, lag and resets have one address."""
+
+
+class Profile(StrEnum):
+    """Which times and which refusals apply."""
+
+    PRODUCTION = "production"
+    TEST = "test"
+
+
+class SettingsInvalid(Exception):
+    """The settings cannot be used; the message lists every problem with its variable and what to do."""
+
+
+class Settings(BaseSettings):
+    """Environment variables in upper case; `payouts doctor` prints them with secrets hidden."""
+
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=False, frozen=True, hide_input_in_errors=True)
+
+    payouts_profile: Profile = Profile.PRODUCTION
+    payouts_topic_prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]{0,40}$")
+    """Put before every topic name and the consumer group, so that a demo on a shared cluster has names of its own."""
+    payouts_keys_directory: Path = Path("keys")
+    """Where `payouts keys create` put our keys."""
+    payouts_policies_directory: Path | None = None
+    """Corridor policy and watch list; the shipped ones when not set."""
+    payouts_log_format: Literal["json", "console"] = "json"
+    payouts_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    payouts_http_host: str = "127.0.0.1"
+    payouts_http_port: int = Field(6066, ge=0, le=65535)
+    """Health and metrics; 0 chooses a free port."""
+    payouts_http_port_file: Path | None = None
+    """Where the worker writes the port it really listens on."""
+    payouts_worker_name: str | None = None
+    payouts_in_flight_max: int = Field(64, ge=1, le=2000)
+    """Events in work at once per agent: bounds memory and the repeats after a kill."""
+    payouts_review_threshold_basis_points: int = Field(7000, ge=0, le=10000)
+    payouts_deny_threshold_basis_points: int = Field(8500, ge=0, le=10000)
+    payouts_lease_seconds: float | None = Field(None, gt=0, le=600)
+    payouts_commit_timeout_seconds: float | None = Field(None, gt=0, le=120)
+
+    kafka_bootstrap_servers: Annotated[str, NoDecode] = "127.0.0.1:9092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL"] = "PLAINTEXT"
+    kafka_ssl_ca_path: Path | None = None
+    kafka_ssl_certificate_path: Path | None = None
+    kafka_ssl_key_path: Path | None = None
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    schema_registry_url: str | None = None
+    """Empty or unset: schema ids come from the repository's pinned table."""
+
+    database_url: SecretStr = SecretStr("postgresql://payouts@127.0.0.1:5432/payouts")
+    database_pool_max: int = Field(16, ge=2, le=200)
+
+    visa_base_url: str = "https://sandbox.api.visa.com"
+    visa_cert_path: Path | None = None
+    visa_key_path: Path | None = None
+    visa_ca_path: Path | None = None
+    visa_user_id: str | None = None
+    visa_password: SecretStr | None = None
+    visa_mle_key_id: str | None = None
+    visa_mle_server_certificate_path: Path | None = None
+    visa_mle_private_key_path: Path | None = None
+    visa_acquiring_bin: str = Field("408999", pattern=r"^[0-9]{6,11}$")
+    visa_acquirer_country_code: str = Field("840", pattern=r"^[0-9]{3}$")
+    visa_business_application_id: str = Field("FD", pattern=r"^[A-Z]{2}$")
+    visa_card_acceptor_name: str = Field("Payout Streams", max_length=25)
+    visa_card_acceptor_id: str = Field("PAYOUTSTREAMS01", max_length=15)
+    visa_terminal_id: str = Field("PSTRM001", max_length=8)
+    visa_card_acceptor_country: str = Field("USA", min_length=2, max_length=3)
+    visa_card_acceptor_city: str = Field("Foster City", max_length=13)
+    visa_card_acceptor_state: str | None = "CA"
+    visa_card_acceptor_county: str | None = "081"
+    visa_card_acceptor_zip_code: str | None = "94404"
+    visa_merchant_category_code: str | None = Field("6012", pattern=r"^[0-9]{4}$")
+    request_id_header: str = "x-request-id"
+    visa_calls_max: int = Field(64, ge=1, le=1000)
+    """Calls in flight at once from this worker."""
+
+    @property
+    def production(self) -> bool:
+        """The profile that refuses risks."""
+        return self.payouts_profile is Profile.PRODUCTION
+
+    @property
+    def schedule(self) -> Schedule:
+        """The profile's times."""
+        return Schedule.production() if self.production else Schedule.test()
+
+    @property
+    def http_total_seconds(self) -> float:
+        """The longest that one HTTP call may take: Visa answers within 30 s."""
+        return 35.0 if self.production else 3.0
+
+    @property
+    def session_timeout_seconds(self) -> float:
+        """Kafka session: how long a dead worker keeps its partitions."""
+        return 45.0 if self.production else 6.0
+
+    @property
+    def rebalance_timeout_seconds(self) -> float:
+        """How long a worker may take to join a rebalance."""
+        return 120.0 if self.production else 20.0
+
+    @property
+    def unconfirmed_seconds(self) -> float:
+        """K5: a commit or publish in flight for longer is not waited for."""
+        if self.payouts_commit_timeout_seconds is not None:
+            return self.payouts_commit_timeout_seconds
+        return 20.0 if self.production else 5.0
+
+    @property
+    def group(self) -> str:
+        """The consumer group, with the prefix if there is one."""
+        return f"{self.payouts_topic_prefix}{CONSUMER_GROUP}"
+
+    def problems(self, *, needs_visa: bool = False) -> list[str]:
+        """Everything that forbids a start, each with what to do; empty when all is well."""
+        found = list(self._time_problems())
+        if self.payouts_deny_threshold_basis_points < self.payouts_review_threshold_basis_points:
+            found.append("PAYOUTS_DENY_THRESHOLD_BASIS_POINTS is below the review threshold: raise it.")
+        if self.production:
+            found += self._production_problems()
+        if needs_visa:
+            found += [f"{name.upper()} is not set: the submit agents need it." for name in self._missing_visa()]
+        return found
+
+    def _time_problems(self) -> list[str]:
+        schedule = self.schedule
+        if self.http_total_seconds + schedule.clock_skew_seconds >= schedule.lease_seconds:
+            return ["The lease must be longer than the longest call plus clock skew (L3)."]
+        return []
+
+    def _production_problems(self) -> list[str]:
+        found = []
+        if self.kafka_security_protocol == "PLAINTEXT":
+            found.append("KAFKA_SECURITY_PROTOCOL is PLAINTEXT: production needs SSL or SASL_SSL.")
+        url = urlsplit(self.database_url.get_secret_value())
+        if parse_qs(url.query).get("sslmode", [""])[0] not in ("require", "verify-ca", "verify-full"):
+            found.append(
+                "DATABASE_URL has no sslmode=require (or verify-full): production refuses plaintext PostgreSQL."
+            )
+        if not self.payouts_keys_directory.is_dir():
+            found.append(
+                f"PAYOUTS_KEYS_DIRECTORY {self.payouts_keys_directory} is missing: `payouts keys create DIR` makes one."
+            )
+        if not self.visa_base_url.startswith("https://"):
+            found.append("VISA_BASE_URL must be https.")
+        return found
+
+    def _missing_visa(self) -> list[str]:
+        names = (
+            "visa_cert_path", "visa_key_path", "visa_user_id", "visa_password", "visa_mle_key_id",
+            "visa_mle_server_certificate_path", "visa_mle_private_key_path",
+        )  # fmt: skip
+        return [name for name in names if getattr(self, name) is None]
+
+
+def load_settings() -> Settings:
+    """Read file and environment. Raises SettingsInvalid with one line a problem, never with a value."""
+    file = os.environ.get("PAYOUTS_SETTINGS_FILE")
+    if file and not Path(file).is_file():
+        raise SettingsInvalid(f"PAYOUTS_SETTINGS_FILE names {file}, which does not exist: correct or unset it.")
+    try:
+        return Settings(_env_file=file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = [f"{str(e['loc'][0]).upper() if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()]
+        raise SettingsInvalid("Settings are not usable:\n  " + "\n  ".join(lines)) from None

@@ -1,0 +1,112 @@
+"""Drives what is due and announces what was not: in every worker, without leases, in bounded batches (rules K2, K4)."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ledger.interface import DueRow, Ledger, LedgerError, Mode
+from processors.payout.row import PayoutState
+from processors.payout.schedule import Schedule
+from schemas.headers import event_id
+from streams.announcer import Announcer
+from streams.clock import Clock
+from streams.metrics import Metrics
+from streams.publisher import BrokerUnavailable, Publisher
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY_SECONDS = 0.5
+"""Due payouts are late by at most about this much."""
+BATCH_MAX = 200
+"""Rows a pass: bounds the burst on payout_retry; what is left is due in the next pass."""
+UNANNOUNCED_AFTER_SECONDS = 3.0
+"""A publish that the broker has not confirmed by then was lost, or its mark was: publish again."""
+
+STAGE_TOPICS = {
+    PayoutState.RECEIVED: "payout_requests",
+    PayoutState.VALIDATED: "payout_validated",
+    PayoutState.CLEARED: "payout_cleared",
+}
+"""Where a row waits for its stage; while the stage itself lags, its age needs no drive (K4)."""
+
+
+class Sweeper:
+    """One pass: republish unannounced rows, then publish `payout_retry` for due ones."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        publisher: Publisher,
+        announcer: Announcer,
+        *,
+        schedule: Schedule,
+        lag_of: Callable[[str], Awaitable[int]],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._publisher = publisher
+        self._announcer = announcer
+        self._schedule = schedule
+        self._lag_of = lag_of
+        self._clock = clock
+        self._metrics = metrics
+
+    async def run_forever(self) -> None:
+        """Sweep until cancelled; what fails is tried again in the next pass."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_SECONDS)
+            try:
+                await self.sweep()
+            except (LedgerError, BrokerUnavailable) as error:
+                log.warning("sweep not possible now", extra={"error": type(error).__name__})
+            except Exception:
+                log.exception("sweep failed")
+
+    async def sweep(self) -> int:
+        """One pass; returns how many rows it moved."""
+        moved = 0
+        for silent in await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS):
+            await self._announcer.announce(silent)
+            self._metrics.swept.labels("announced").inc()
+            moved += 1
+        due = await self._ledger.due(BATCH_MAX, self._schedule.lease_seconds + self._schedule.clock_skew_seconds)
+        lagging = {state for state in {row.state for row in due} if await self._is_lagging(state)}
+        for row in due:
+            if row.state not in lagging:
+                await self._publish_retry(row)
+                moved += 1
+        await self._gauge()
+        return moved
+
+    async def _is_lagging(self, state: PayoutState) -> bool:
+        topic = STAGE_TOPICS.get(state)
+        return topic is not None and await self._lag_of(topic) > 0
+
+    async def _publish_retry(self, row: DueRow) -> None:
+        reason = "LEASE_EXPIRED" if row.state is PayoutState.SUBMITTING else "DUE"
+        now = self._clock()
+        record = {
+            "payout_id": row.payout_id,
+            "version": row.version,
+            "reason": reason,
+            "requested_at": now,
+            "correlation_id": row.correlation_id,
+        }
+        await self._publisher.publish_event(
+            "payout_retry",
+            "PayoutRetry",
+            record,
+            key=row.payout_id,
+            identifier=event_id("PayoutRetry", f"{row.payout_id}/{now.isoformat()}", row.version),
+            at=now,
+            correlation_id=row.correlation_id,
+        )
+        self._metrics.swept.labels("driven").inc()
+
+    async def _gauge(self) -> None:
+        for state, count in (await self._ledger.counts()).items():
+            self._metrics.payouts_in_state.labels(state).set(count)
+        mode = (await self._ledger.mode()).mode
+        for name in Mode:
+            self._metrics.mode.labels(name.value).set(1 if name is mode else 0)

@@ -1,0 +1,343 @@
+"""Makes one call to Visa for a row: builds or repeats the request, sends it under the deadline, judges the exchange."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ledger.interface import Ledger
+from processors.money import MoneyError, decimal_string
+from processors.payout.events import CallKind, NewIdentity
+from processors.payout.outcome import STAGE_STOPPING_REFUSALS, Outcome, OutcomeKind
+from processors.payout.row import PayoutRow
+from processors.personal_data import Address, Card, PersonalData
+from processors.personal_data import Party as PersonalParty
+from processors.secrets import CardNumber, Secret
+from processors.validation.opened import OpenedRequest
+from processors.validation.request import AftFunding, PayoutRequest
+from processors.visa import outcome as judge
+from processors.visa.deadline import Deadline
+from processors.visa.exchange import Exchange
+from processors.visa.fields import RequestInvalid
+from processors.visa.identity import Identity, identity_from_sequence
+from processors.visa.requests import (
+    FundingTransaction,
+    Party,
+    Recipient,
+    SubmissionProfile,
+    TokenReference,
+    VisaRequest,
+    push_funds,
+    push_funds_again,
+    reverse_funds,
+    reverse_funds_again,
+    status,
+    transaction_query,
+)
+from processors.visa.transport import VisaDirectClient
+from streams.clock import Clock
+from streams.gate import Gate
+from streams.keys import Keys
+from streams.metrics import Metrics
+from streams.stages import StageRunner
+
+log = logging.getLogger(__name__)
+
+BODY_PURPOSE = "submission_body"
+REVERSAL_PURPOSE = "reversal_body"
+LEASE_MARGIN_SECONDS = 1.0
+"""The call's deadline is this much shorter than its lease: the database's clock may run a little faster than ours."""
+STAGE_STOP_SECONDS = 5.0
+"""How long a stage waits after credentials or a URL were refused before one payout tries again (rule S7)."""
+
+
+class CallNotBuildable(Exception):
+    """The request cannot be expressed at Visa; nothing was sent. The message names a field, never a value."""
+
+    def __init__(self, reason_code: str, message: str) -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call ready to be begun: the request, and what its first intent fixes."""
+
+    request: VisaRequest
+    identity: NewIdentity | None = None
+    sealed_body: bytes | None = None
+    expected_money: tuple[str, str] | None = None
+    """Decimal text and currency that a query's rows must show."""
+
+
+class VisaCalls:
+    """The only way from a row to Visa. One pooled client a worker."""
+
+    def __init__(
+        self,
+        client: VisaDirectClient,
+        ledger: Ledger,
+        stages: StageRunner,
+        *,
+        profile: SubmissionProfile,
+        keys: Keys,
+        gate: Gate,
+        calls_max: int,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._stages = stages
+        self._profile = profile
+        self._sealer = keys.sealer
+        self._gate = gate
+        self._permits = asyncio.Semaphore(calls_max)
+        self._clock = clock
+        self._metrics = metrics
+        self._stopped: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def permit(self) -> AsyncIterator[None]:
+        """A place among the calls in flight, taken before the lease (rule S7)."""
+        async with self._permits:
+            yield
+
+    def deadline(self, lease_seconds: float) -> Deadline:
+        """Counted from before the lease statement is sent (rule L3)."""
+        return Deadline.after(lease_seconds - LEASE_MARGIN_SECONDS)
+
+    async def prepare(self, row: PayoutRow, call: CallKind, *, first: bool) -> Prepared:
+        """Build the request; the first intent takes its number from the sequence. Raises CallNotBuildable."""
+        try:
+            match call:
+                case CallKind.PUSH:
+                    return await self._first_push(row) if first else self._push_again(row)
+                case CallKind.STATUS:
+                    return Prepared(self._status(row))
+                case CallKind.QUERY:
+                    money = (decimal_string(row.amount_minor, row.currency), row.currency)
+                    return Prepared(self._query(row), expected_money=money)
+                case CallKind.REVERSE:
+                    return await self._reverse(row)
+                case CallKind.REVERSAL_QUERY:
+                    return await self._reversal_query(row)
+        except RequestInvalid as error:
+            raise CallNotBuildable("REQUEST_NOT_BUILDABLE", str(error)) from None
+        except MoneyError as error:
+            raise CallNotBuildable("AMOUNT_NOT_EXPRESSIBLE", str(error)) from None
+
+    async def make(self, row: PayoutRow, call: CallKind, prepared: Prepared, deadline: Deadline) -> Outcome:
+        """Send and judge. Never raises for what the network or Visa does."""
+        begun = time.monotonic()
+        exchange = await self._client.send(prepared.request, deadline)
+        outcome = _judge(row, call, prepared, exchange)
+        self._metrics.call_seconds.labels(call.value).observe(time.monotonic() - begun)
+        self._metrics.calls.labels(call.value, outcome.kind.value).inc()
+        log.info(
+            "visa call",
+            extra={
+                "payout_id": row.payout_id,
+                "correlation_id": row.correlation_id,
+                "call": call.value,
+                "attempt": row.attempts,
+                "outcome": outcome.kind.value,
+                "reason_code": outcome.reason_code,
+                "http_status": outcome.http_status,
+                "visa_correlation_id": outcome.visa_correlation_id,
+            },
+        )
+        self._stop_stage_if_told(outcome)
+        return outcome
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        for task in self._stopped:
+            task.cancel()
+        await self._client.aclose()
+
+    def _stop_stage_if_told(self, outcome: Outcome) -> None:
+        """Credentials and wrong URLs fail every payout alike: new work waits, nothing is spent (rules K5, S7)."""
+        if outcome.kind is not OutcomeKind.REFUSED or outcome.refusal not in STAGE_STOPPING_REFUSALS:
+            return
+        log.critical("the stage stops", extra={"refusal": outcome.refusal, "reason_code": outcome.reason_code})
+        task = asyncio.create_task(self._close_gate(f"visa:{outcome.refusal}"))
+        self._stopped.add(task)
+        task.add_done_callback(self._stopped.discard)
+
+    async def _close_gate(self, reason: str) -> None:
+        self._gate.close(reason)
+        try:
+            await asyncio.sleep(STAGE_STOP_SECONDS)
+        finally:
+            self._gate.open(reason)
+
+    async def _first_push(self, row: PayoutRow) -> Prepared:
+        request, opened = await self._stages.open(row)
+        number = await self._ledger.issue_identity_number()
+        identity = identity_from_sequence(number, self._clock())
+        built = _push(self._profile, identity, row, request, opened)
+        body = _body(built)
+        new = NewIdentity(
+            number,
+            identity.systems_trace_audit_number,
+            identity.retrieval_reference_number,
+            identity.first_intent_at,
+        )
+        return Prepared(built, new, self._sealer.seal(body, BODY_PURPOSE, row.payout_id))
+
+    def _push_again(self, row: PayoutRow) -> Prepared:
+        """S3: what is sent again is the same plaintext under the same identity."""
+        if row.sealed_body is None:
+            raise CallNotBuildable("BODY_MISSING", "an intent without its body: the row is damaged")
+        body = self._sealer.open(row.sealed_body, BODY_PURPOSE, row.payout_id)
+        again = push_funds_again(
+            body, payout_id=row.payout_id, correlation_id=row.correlation_id, paths=self._profile.paths
+        )
+        return Prepared(again)
+
+    def _status(self, row: PayoutRow) -> VisaRequest:
+        if row.status_identifier is None:
+            raise CallNotBuildable("STATUS_IDENTIFIER_MISSING", "a status question needs the identifier Visa gave")
+        return status(row.status_identifier, correlation_id=row.correlation_id, paths=self._profile.paths)
+
+    def _query(self, row: PayoutRow) -> VisaRequest:
+        if row.identity_number is None or row.first_intent_at is None:
+            raise CallNotBuildable("IDENTITY_MISSING", "a query needs the identity of the first intent")
+        identity = identity_from_sequence(row.identity_number, row.first_intent_at)
+        return transaction_query(
+            identity, self._profile.acquiring_bin, correlation_id=row.correlation_id, paths=self._profile.paths
+        )
+
+    async def _reverse(self, row: PayoutRow) -> Prepared:
+        if row.compensation_sealed_body is not None:
+            body = self._sealer.open(row.compensation_sealed_body, REVERSAL_PURPOSE, row.payout_id)
+            again = reverse_funds_again(
+                body, payout_id=row.payout_id, correlation_id=row.correlation_id, paths=self._profile.paths
+            )
+            return Prepared(again)
+        request, opened = await self._stages.open(row)
+        funding = _funding_transaction(request.funding.aft)
+        card = opened.funding_card
+        aft = request.funding.aft
+        if not isinstance(card, Card) or aft is None or aft.amount is None:
+            raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its card or amount")
+        built = reverse_funds(
+            self._profile,
+            funding,
+            payout_id=row.payout_id,
+            amount=decimal_string(aft.amount.amount_minor, aft.amount.currency),
+            currency=aft.amount.currency,
+            sender_card=card.number,
+            first_intent_at=self._clock(),
+            correlation_id=row.correlation_id,
+        )
+        body = _body(built)
+        return Prepared(built, None, self._sealer.seal(body, REVERSAL_PURPOSE, row.payout_id))
+
+    async def _reversal_query(self, row: PayoutRow) -> Prepared:
+        request, _ = await self._stages.open(row)
+        funding = _funding_transaction(request.funding.aft)
+        asked = transaction_query(
+            funding, funding.acquiring_bin, correlation_id=row.correlation_id, paths=self._profile.paths
+        )
+        pulled = request.funding.aft.amount if request.funding.aft else None
+        if pulled is None:
+            raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its amount")
+        money = (decimal_string(pulled.amount_minor, pulled.currency), pulled.currency)
+        return Prepared(asked, expected_money=money)
+
+
+def _judge(row: PayoutRow, call: CallKind, prepared: Prepared, exchange: Exchange) -> Outcome:
+    amount, currency = prepared.expected_money or ("0", row.currency)
+    match call:
+        case CallKind.PUSH:
+            return judge.outcome_of_push(exchange)
+        case CallKind.STATUS:
+            return judge.outcome_of_status(exchange, row.status_identifier)
+        case CallKind.QUERY:
+            return judge.outcome_of_query(exchange, amount, currency)
+        case CallKind.REVERSE:
+            return judge.outcome_of_reversal(exchange)
+        case CallKind.REVERSAL_QUERY:
+            return judge.outcome_of_reversal_query(exchange, amount, currency)
+
+
+def _push(
+    profile: SubmissionProfile, identity: Identity, row: PayoutRow, request: PayoutRequest, opened: OpenedRequest
+) -> VisaRequest:
+    personal = opened.personal
+    if not isinstance(personal, PersonalData):
+        raise CallNotBuildable("PERSONAL_DATA_UNREADABLE", "the parties cannot be opened any more: were keys removed?")
+    destination = request.destination.card
+    credential: CardNumber | TokenReference
+    expiry: str | None = None
+    if isinstance(opened.destination_card, Card):
+        credential, expiry = opened.destination_card.number, opened.destination_card.expiry
+    elif destination is not None and destination.token_reference is not None:
+        credential = TokenReference(value=Secret(destination.token_reference))
+    else:
+        raise CallNotBuildable("CARD_UNREADABLE", "the destination has neither a readable card nor a token reference")
+    return push_funds(
+        profile,
+        identity,
+        payout_id=row.payout_id,
+        amount=decimal_string(row.amount_minor, row.currency),
+        currency=row.currency,
+        sender=_party(personal.sender, request.corridor.source_country),
+        recipient=Recipient(
+            party=_party(personal.recipient, request.corridor.target_country),
+            card=credential,
+            card_expiry=expiry,
+            card_issuer_country_code=request.corridor.target_country,
+        ),
+        sender_reference=row.sender_reference,
+        correlation_id=row.correlation_id,
+        purpose_of_payment=request.purpose,
+        business_application_id=request.business_application_id,
+        funding_transaction_identifier=request.funding.aft.transaction_identifier if request.funding.aft else None,
+    )
+
+
+def _body(request: VisaRequest) -> bytes:
+    if request.body is None:
+        raise CallNotBuildable("BODY_MISSING", "a call that moves money needs a body")
+    return request.body
+
+
+def _party(person: PersonalParty, country: str) -> Party:
+    """Our party as Visa's: a missing address says at least the corridor's country."""
+    address = person.address or Address()
+    return Party(
+        name=person.name,
+        first_name=person.first_name,
+        last_name=person.last_name,
+        address_line=address.line1,
+        city=address.city,
+        state_code=address.state,
+        postal_code=address.postal_code,
+        country_code=address.country or country,
+    )
+
+
+def _funding_transaction(aft: AftFunding | None) -> FundingTransaction:
+    if (
+        aft is None
+        or aft.systems_trace_audit_number is None
+        or aft.retrieval_reference_number is None
+        or aft.transaction_identifier is None
+        or aft.approval_code is None
+        or aft.acquiring_bin is None
+        or aft.captured_at is None
+    ):
+        raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks a fact that its reversal must repeat")
+    return FundingTransaction(
+        systems_trace_audit_number=aft.systems_trace_audit_number,
+        retrieval_reference_number=aft.retrieval_reference_number,
+        transaction_identifier=aft.transaction_identifier,
+        approval_code=aft.approval_code,
+        acquiring_bin=aft.acquiring_bin,
+        captured_at=aft.captured_at,
+    )
