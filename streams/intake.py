@@ -183,7 +183,7 @@ def _key_problem(record: Record, request: PayoutRequest) -> tuple[str, str] | No
 
 def _clear(text: str) -> str:
     """A text that may stand in clear in the row and in events; anything doubtful is withheld."""
-    return storable(text[:CLEAR_COLUMN_MAX])
+    return storable(text)[:CLEAR_COLUMN_MAX]
 
 
 def _same_source(record: Record, row: PayoutRow) -> bool:

@@ -111,6 +111,8 @@ class Pump:
         message = event.message
         slot = (message.topic, message.partition)
         generation = int(message.generation_id)
+        if generation != self._generation():
+            return False  # fetched before a rebalance: whoever owns the partition now reads it again
         known = self._windows.get(slot)
         if known is None or known[0] != generation:
             known = (generation, AckWindow())

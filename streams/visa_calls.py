@@ -70,6 +70,8 @@ class Prepared:
     sealed_body: bytes | None = None
     expected_money: tuple[str, str] | None = None
     """Decimal text and currency that a query's rows must show."""
+    traced: Identity | FundingTransaction | None = None
+    """Whose numbers a query asked for: rows that carry others are noticed."""
 
 
 class VisaCalls:
@@ -119,7 +121,8 @@ class VisaCalls:
                     return Prepared(self._status(row))
                 case CallKind.QUERY:
                     money = (decimal_string(row.amount_minor, row.currency), row.currency)
-                    return Prepared(self._query(row), expected_money=money)
+                    identity = _identity(row)
+                    return Prepared(self._query(row, identity), expected_money=money, traced=identity)
                 case CallKind.REVERSE:
                     return await self._reverse(row)
                 case CallKind.REVERSAL_QUERY:
@@ -203,10 +206,7 @@ class VisaCalls:
             raise CallNotBuildable("STATUS_IDENTIFIER_MISSING", "a status question needs the identifier Visa gave")
         return status(row.status_identifier, correlation_id=row.correlation_id, paths=self._profile.paths)
 
-    def _query(self, row: PayoutRow) -> VisaRequest:
-        if row.identity_number is None or row.first_intent_at is None:
-            raise CallNotBuildable("IDENTITY_MISSING", "a query needs the identity of the first intent")
-        identity = identity_from_sequence(row.identity_number, row.first_intent_at)
+    def _query(self, row: PayoutRow, identity: Identity) -> VisaRequest:
         return transaction_query(
             identity, self._profile.acquiring_bin, correlation_id=row.correlation_id, paths=self._profile.paths
         )
@@ -247,7 +247,7 @@ class VisaCalls:
         if pulled is None:
             raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its amount")
         money = (decimal_string(pulled.amount_minor, pulled.currency), pulled.currency)
-        return Prepared(asked, expected_money=money)
+        return Prepared(asked, expected_money=money, traced=funding)
 
 
 def _judge(row: PayoutRow, call: CallKind, prepared: Prepared, exchange: Exchange) -> Outcome:
@@ -258,11 +258,11 @@ def _judge(row: PayoutRow, call: CallKind, prepared: Prepared, exchange: Exchang
         case CallKind.STATUS:
             return judge.outcome_of_status(exchange, row.status_identifier)
         case CallKind.QUERY:
-            return judge.outcome_of_query(exchange, amount, currency)
+            return judge.outcome_of_query(exchange, amount, currency, transaction=prepared.traced)
         case CallKind.REVERSE:
             return judge.outcome_of_reversal(exchange)
         case CallKind.REVERSAL_QUERY:
-            return judge.outcome_of_reversal_query(exchange, amount, currency)
+            return judge.outcome_of_reversal_query(exchange, amount, currency, transaction=prepared.traced)
 
 
 def _push(
@@ -274,10 +274,11 @@ def _push(
     destination = request.destination.card
     credential: CardNumber | TokenReference
     expiry: str | None = None
+    token = False  # a token's expiry is kept with the token, so the rule for U.S. issuers does not ask for it here
     if isinstance(opened.destination_card, Card):
         credential, expiry = opened.destination_card.number, opened.destination_card.expiry
     elif destination is not None and destination.token_reference is not None:
-        credential = TokenReference(value=Secret(destination.token_reference))
+        credential, token = TokenReference(value=Secret(destination.token_reference)), True
     else:
         raise CallNotBuildable("CARD_UNREADABLE", "the destination has neither a readable card nor a token reference")
     return push_funds(
@@ -291,7 +292,7 @@ def _push(
             party=_party(personal.recipient, request.corridor.target_country),
             card=credential,
             card_expiry=expiry,
-            card_issuer_country_code=request.corridor.target_country,
+            card_issuer_country_code=None if token else request.corridor.target_country,
         ),
         sender_reference=row.sender_reference,
         correlation_id=row.correlation_id,
@@ -299,6 +300,12 @@ def _push(
         business_application_id=request.business_application_id,
         funding_transaction_identifier=request.funding.aft.transaction_identifier if request.funding.aft else None,
     )
+
+
+def _identity(row: PayoutRow) -> Identity:
+    if row.identity_number is None or row.first_intent_at is None:
+        raise CallNotBuildable("IDENTITY_MISSING", "a query needs the identity of the first intent")
+    return identity_from_sequence(row.identity_number, row.first_intent_at)
 
 
 def _body(request: VisaRequest) -> bytes:
