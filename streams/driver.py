@@ -131,7 +131,7 @@ class Driver:
                 self._metrics.compare_and_set_lost.inc()
                 lost = begun is NotBegun.LOST
                 return (await self._again(row.payout_id) if lost else row), lost
-            self._metrics.transitions.labels(step.transition).inc()
+            self._moved(begun, step)
             outcome = await calls.make(begun, call, prepared, deadline)
         attempt = begun.compensation_attempts if _is_reversal(call) else begun.attempts
         row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at))
@@ -168,13 +168,27 @@ class Driver:
         if committed is None:
             self._metrics.compare_and_set_lost.inc()
             return None
-        self._metrics.transitions.labels(step.transition).inc()
+        self._moved(committed, step)
         if committed.held and not row.held:
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
             )
         return committed
+
+    def _moved(self, row: PayoutRow, step: Step) -> None:
+        self._metrics.transitions.labels(step.transition).inc()
+        log.info(
+            "payout moved",
+            extra={
+                "payout_id": row.payout_id,
+                "correlation_id": row.correlation_id,
+                "transition": step.transition,
+                "state": row.state.value,
+                "compensation": row.compensation.value,
+                "version": row.version,
+            },
+        )
 
     async def _again(self, payout_id: str) -> PayoutRow:
         row = await self.ledger.read(payout_id)

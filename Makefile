@@ -1,0 +1,69 @@
+# payout-streams: `make help` says what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# One virtual environment; what is installed is exactly what the hash-locked files say.
+$(BIN)/uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo 'python3 -m venv does not work here: install the venv package of your Python' >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(VENV)/demo-environment: $(BIN)/uv requirements/sandbox.txt requirements/java.txt pyproject.toml
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/sandbox.txt
+	@$(BIN)/python -c 'from sandbox.servers.java import find_java; find_java()' 2>/dev/null || $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/java.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test-environment: $(VENV)/demo-environment requirements/test.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/test.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
+
+.PHONY: demo
+demo: $(VENV)/demo-environment ## Real Kafka, real PostgreSQL, the Visa stand-in, one worker, 40 payouts, one verdict.
+	@$(BIN)/python -m sandbox.demo
+
+.PHONY: lint
+lint: $(VENV)/test-environment ## Style, imports, layering.
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports --no-cache | tail -n 5
+
+.PHONY: types
+types: $(VENV)/test-environment ## mypy --strict.
+	@$(BIN)/mypy
+
+.PHONY: unit
+unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
+	@$(BIN)/pytest -q tests/unit
+
+.PHONY: test
+test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
+	@$(BIN)/pytest -q tests
+
+.PHONY: bench
+bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
+	@$(BIN)/python -m bench.pipeline
+
+.PHONY: up
+up: ## The same stack from docker-compose.kafka.yml, for those with Docker.
+	docker compose -f docker-compose.kafka.yml up --detach --wait
+
+.PHONY: down
+down: ## Stop it; its data stays in named volumes.
+	docker compose -f docker-compose.kafka.yml down
+
+.PHONY: clean
+clean: ## Remove the environment and caches of this checkout.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
