@@ -1,0 +1,348 @@
+"""Connections to PostgreSQL, and the one way in which a write is sent (rule L4).
+
+A write runs in a task of its own that no caller can cancel. When its time is over the socket is aborted, and what the
+server made of it is unknown. Every failure is sorted by whether a commit can have happened:
+
+    before the statement was sent, or answered by the server with an error  → nothing happened
+    sent, and no answer (time-out, lost connection, the backend ended)      → CommitUnknown
+    answered, but with a warning (a standby did not confirm)                → CommitUnknown
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from ledger.interface import CommitUnknown, LedgerError, LedgerUnavailable, RowRejected
+
+# A deadlock victim or a row locked for long is tried again in the same call; then somebody else may decide.
+BUSY_TRIES: Final = 3
+BUSY_PAUSE_SECONDS: Final = 0.05
+# After the socket is aborted the driver needs only a turn of the event loop.
+ABORT_SECONDS: Final = 5.0
+# Giving a connection back may need a ROLLBACK.
+RELEASE_SECONDS: Final = 5.0
+# Writes that wait for a connection; beyond this the caller is told instead of queued.
+WAITING_WRITES_MAX: Final = 5_000
+STATEMENT_CACHE_SIZE: Final = 100
+# A worker frozen inside a transaction holds a row and the mode lock: the server ends it before others give up.
+IDLE_IN_TRANSACTION_SECONDS: Final = 5.0
+# A host that vanished without closing its connections is noticed by the server, so that its locks go.
+KEEPALIVE_SECONDS: Final = 10
+
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own confusion when a connection dies under it
+    OSError,
+    TimeoutError,
+)
+"""Everything by which the driver says that something went wrong."""
+
+SAFE_SYNCHRONOUS_COMMIT: Final = frozenset({"on", "remote_apply"})
+
+Result = TypeVar("Result")
+Connection = Any
+"""An asyncpg connection out of the pool, whose types differ between a pool's proxy and the connection itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds of one use of the database, in seconds; each must end before the one that contains it."""
+
+    connect_seconds: float = 5.0
+    acquire_seconds: float = 5.0
+    lock_seconds: float = 3.0
+    statement_seconds: float = 8.0
+    write_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when a bound could never act."""
+        bounds = (self.connect_seconds, self.acquire_seconds, self.lock_seconds, self.statement_seconds)
+        if min(bounds) <= 0:
+            raise ValueError("every time-out of the ledger must be above 0 seconds")
+        if not self.lock_seconds < self.statement_seconds < self.write_seconds:
+            raise ValueError("time-outs of the ledger must grow: lock < statement < write")
+
+
+class Progress:
+    """How far one attempt at a write has come."""
+
+    __slots__ = ("sent", "warned")
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.warned = False
+
+    def sending(self, connection: Connection) -> None:
+        """Call right before what can commit. Raises LedgerUnavailable if the connection is gone already."""
+        if connection.is_closed():
+            raise LedgerUnavailable("the connection to PostgreSQL was lost before the write was sent")
+        self.sent = True
+
+    def noticed(self, _connection: Connection, _message: object) -> None:
+        """The server said something besides the answer (only warnings are let through)."""
+        self.warned = True
+
+
+Work = Callable[[Connection, Progress], Awaitable[Result]]
+
+
+@asynccontextmanager
+async def transaction(connection: Connection, opening: str) -> AsyncIterator[None]:
+    """Send `opening`, which begins a transaction; end it if an error comes out. The body itself ends it otherwise."""
+    try:
+        await connection.execute(opening)
+        yield
+    except asyncpg.PostgresError:
+        with suppress(*DRIVER_ERRORS):
+            if not connection.is_closed() and connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+        raise
+
+
+class Busy(Exception):
+    """Deadlock, serialization failure or lock time-out: nothing happened, the same again may work. Stays in here."""
+
+
+def failure_of(error: BaseException, *, sent: bool) -> LedgerError | Busy:
+    """What an exception of the driver means for the caller. Keeps no reference to it: its text may hold values."""
+    if isinstance(error, LedgerError):
+        return error
+    if isinstance(error, asyncpg.PostgresError):
+        return _failure_of_state(error, sent=sent)
+    if isinstance(error, asyncpg.exceptions._base.DataError | asyncpg.DataError | OverflowError | UnicodeError):
+        return RowRejected("a value does not fit the type of its column (PostgreSQL's driver refused to send it)")
+    if sent:
+        return CommitUnknown(
+            f"a write was sent to PostgreSQL and not confirmed ({type(error).__name__}); read the row again"
+        )
+    return LedgerUnavailable(f"PostgreSQL cannot be reached or does not answer ({type(error).__name__})")
+
+
+def _failure_of_state(error: asyncpg.PostgresError, *, sent: bool) -> LedgerError | Busy:
+    state: str = getattr(error, "sqlstate", None) or "XX000"
+    if _ends_connection(error, state):
+        if sent:
+            return CommitUnknown(
+                f"the connection ended before PostgreSQL confirmed a write ({state}); read the row again"
+            )
+        return LedgerUnavailable(f"PostgreSQL ended the connection or is not ready ({state})")
+    if state in {"40001", "40P01", "55P03"}:
+        return Busy(state)
+    if state == "40003":
+        return CommitUnknown("PostgreSQL does not know the outcome of the statement (40003); read the row again")
+    if state[:2] in {"22", "23", "54"} and state != "2200H":
+        place = getattr(error, "constraint_name", None) or getattr(error, "column_name", None)
+        return RowRejected(
+            f"PostgreSQL refused the row's data: {type(error).__name__} ({state})"
+            + (f", constraint {place}" if place else "")
+        )
+    if state in {"42P01", "42703", "42883"}:
+        return LedgerUnavailable(
+            f"the database has not the tables of this program ({state}): run `payouts ledger migrate`"
+        )
+    return LedgerUnavailable(f"PostgreSQL refuses to serve ({type(error).__name__}, {state}); nothing was written")
+
+
+def _ends_connection(error: asyncpg.PostgresError, state: str) -> bool:
+    severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
+    return state[:2] == "08" or state[:3] == "57P" or severity in {"FATAL", "PANIC"}
+
+
+@dataclass(slots=True)
+class GuardedPool:
+    """A bounded pool whose writes cannot be cancelled half-way and whose failures have one of three names."""
+
+    pool: Any
+    timeouts: Timeouts
+    closing: bool = False
+    writes: set["asyncio.Task[Any]"] = field(default_factory=set)
+
+    async def read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run a query. Raises LedgerUnavailable, RowRejected (a parameter that is no text at all)."""
+        try:
+            async with asyncio.timeout(self.timeouts.statement_seconds + self.timeouts.acquire_seconds):
+                async with self.pool.acquire(timeout=self.timeouts.acquire_seconds) as connection:
+                    return await work(connection)
+        except DRIVER_ERRORS as error:
+            failure = failure_of(error, sent=False)
+        if isinstance(failure, Busy):
+            failure = LedgerUnavailable(f"PostgreSQL is busy ({failure})")
+        raise failure
+
+    async def write(self, work: Work[Result], timeout_seconds: float | None = None) -> Result:
+        """Run something that commits. The caller may be cancelled; the write may not.
+
+        Raises RowRejected, CommitUnknown, LedgerUnavailable.
+        """
+        if self.closing:
+            raise LedgerUnavailable("the ledger is being closed; nothing was written")
+        if len(self.writes) >= WAITING_WRITES_MAX:
+            raise LedgerUnavailable(f"{WAITING_WRITES_MAX} writes wait already; nothing was written, slow down")
+        seconds = self.timeouts.write_seconds if timeout_seconds is None else timeout_seconds
+        task = asyncio.create_task(self._write(work, seconds), name="ledger-write")
+        self.writes.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self.writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled never asks: without this the loop would complain
+
+    async def _write(self, work: Work[Result], timeout_seconds: float) -> Result:
+        for remaining in reversed(range(BUSY_TRIES)):
+            outcome = await self._attempt(work, timeout_seconds)
+            if not isinstance(outcome, Busy):
+                break
+            if remaining:
+                await asyncio.sleep(random.uniform(0, BUSY_PAUSE_SECONDS))  # noqa: S311 - spreads rivals
+        if isinstance(outcome, Busy):
+            raise LedgerUnavailable(f"the row stayed locked or deadlocked ({outcome}); nothing was written")
+        if isinstance(outcome, LedgerError):
+            raise outcome
+        return outcome
+
+    async def _attempt(self, work: Work[Result], timeout_seconds: float) -> Result | LedgerError | Busy:
+        connection = await self._acquired()
+        if isinstance(connection, LedgerError):
+            return connection
+        progress = Progress()
+        listener = progress.noticed
+        try:
+            connection.add_log_listener(listener)
+            statement = asyncio.ensure_future(work(connection, progress))
+            return await self._outcome(connection, statement, progress, timeout_seconds)
+        except (
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:  # died before listening: nothing was sent
+            return _as_error(failure_of(error, sent=False))
+        finally:
+            await self._give_back(connection, listener)
+
+    async def _acquired(self) -> Connection:
+        """A connection, or the LedgerUnavailable that stands for it."""
+        try:
+            return await self.pool.acquire(timeout=self.timeouts.acquire_seconds)
+        except DRIVER_ERRORS as error:
+            return _as_error(failure_of(error, sent=False))
+
+    async def _outcome(
+        self, connection: Connection, statement: "asyncio.Future[Result]", progress: Progress, timeout_seconds: float
+    ) -> Result | LedgerError | Busy:
+        try:
+            await asyncio.wait({statement}, timeout=timeout_seconds)
+            if not statement.done():
+                connection.terminate()
+                await asyncio.wait({statement}, timeout=ABORT_SECONDS)
+                if statement.done():
+                    statement.exception()  # that of the aborted socket says nothing new
+                return _unanswered(progress, timeout_seconds)
+        except asyncio.CancelledError:  # only when the whole event loop ends
+            connection.terminate()
+            raise
+        finally:
+            if not statement.done():
+                statement.cancel()
+        error = statement.exception()
+        if error is not None:
+            return failure_of(error, sent=progress.sent)
+        if progress.warned and progress.sent:
+            return CommitUnknown("PostgreSQL warned while it committed: a standby may not have the write; read again")
+        return statement.result()
+
+    async def _give_back(self, connection: Connection, listener: Callable[..., None]) -> None:
+        try:
+            if connection.is_closed():
+                connection.terminate()  # which gives its place in the pool back, and forgets the listener
+                return
+            connection.remove_log_listener(listener)
+            await self.pool.release(connection, timeout=RELEASE_SECONDS)
+        except DRIVER_ERRORS:
+            # The outcome is known already, and a connection that was aborted is the pool's again already.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Wait for the writes in flight (each is bounded), then close the connections."""
+        self.closing = True
+        if self.writes:
+            await asyncio.wait(set(self.writes))
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self.pool.close()
+        except DRIVER_ERRORS:
+            self.pool.terminate()
+
+
+def _as_error(failure: LedgerError | Busy) -> LedgerError:
+    return LedgerUnavailable(f"PostgreSQL is busy ({failure})") if isinstance(failure, Busy) else failure
+
+
+def _unanswered(progress: Progress, timeout_seconds: float) -> LedgerError:
+    if progress.sent:
+        return CommitUnknown(f"a write was not confirmed within {timeout_seconds:g} s; read the row again")
+    return LedgerUnavailable(f"PostgreSQL did not answer within {timeout_seconds:g} s; nothing was written")
+
+
+async def _prepare_session(connection: Connection) -> None:
+    """Refuse asynchronous commit for our own sessions, whatever the server's or the role's default is."""
+    setting = await connection.fetchval("SELECT current_setting('synchronous_commit')")
+    if setting not in SAFE_SYNCHRONOUS_COMMIT:
+        await connection.execute("SET synchronous_commit = on")
+
+
+async def _keep_session(_connection: Connection) -> None:
+    """Nothing to reset: no statement of the ledger leaves anything in a session, and a round trip is saved."""
+
+
+async def open_pool(
+    database_url: str, *, pool_min: int, pool_max: int, timeouts: Timeouts, application_name: str
+) -> GuardedPool:
+    """Connect. Raises LedgerUnavailable; the message never holds the address, which contains a password."""
+    if not 1 <= pool_min <= pool_max:
+        raise ValueError("pool sizes must be 1 <= pool_min <= pool_max")
+    try:
+        pool = await asyncpg.create_pool(
+            database_url,
+            min_size=pool_min,
+            max_size=pool_max,
+            timeout=timeouts.connect_seconds,
+            command_timeout=None,  # the driver's own time-out would cancel a commit (rule L4)
+            statement_cache_size=STATEMENT_CACHE_SIZE,
+            max_inactive_connection_lifetime=300.0,
+            target_session_attrs=SessionAttribute.read_write,
+            init=_prepare_session,
+            reset=_keep_session,
+            server_settings=_session_settings(timeouts, application_name),
+        )
+    except (*DRIVER_ERRORS, ValueError) as error:
+        failure = _as_error(failure_of(error, sent=False))
+    else:
+        return GuardedPool(pool, timeouts)
+    raise failure
+
+
+def _session_settings(timeouts: Timeouts, application_name: str) -> dict[str, str]:
+    def milliseconds(seconds: float) -> str:
+        return str(max(1, round(seconds * 1000)))
+
+    return {
+        "application_name": application_name,
+        "client_min_messages": "warning",
+        "default_transaction_isolation": "read committed",
+        "idle_in_transaction_session_timeout": milliseconds(IDLE_IN_TRANSACTION_SECONDS),
+        "lock_timeout": milliseconds(timeouts.lock_seconds),
+        "statement_timeout": milliseconds(timeouts.statement_seconds),
+        "tcp_keepalives_idle": str(KEEPALIVE_SECONDS),
+        "tcp_keepalives_interval": str(KEEPALIVE_SECONDS),
+        "tcp_keepalives_count": "3",
+        "timezone": "UTC",
+    }

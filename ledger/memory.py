@@ -1,0 +1,418 @@
+"""The model of the ledger: the same answers as `ledger.postgres`, in memory, by a clock that the caller moves.
+
+Deterministic and single-threaded. No method but `set_mode` ever gives up the event loop, so every call is atomic.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from ledger.interface import (
+    Change,
+    CommitUnknown,
+    DueRow,
+    Existing,
+    HistoryEntry,
+    Inserted,
+    IntakeRecord,
+    LeasesStillLive,
+    LedgerUnavailable,
+    Mode,
+    ModeRecord,
+    NotBegun,
+    RowRejected,
+)
+from ledger.statements import COUNT_NAMES, INSERT_COLUMNS
+from ledger.values import (
+    checked_lease_seconds,
+    checked_limit,
+    checked_seconds,
+    column_values,
+    encoded_detail,
+    row_from_values,
+)
+from processors.payout.row import MUTABLE_COLUMNS, PayoutRow
+
+LEASE_POLL_SECONDS: Final = 0.25
+BIGINT: Final = range(-(2**63), 2**63)
+TRACE_NUMBERS: Final = range(100_000, 1_000_000)
+RETRIEVAL_REFERENCE: Final = re.compile(r"[0-9]{12}\Z")
+
+Answer = TypeVar("Answer")
+
+
+class Fault(StrEnum):
+    """What `MemoryLedger.fail_next` can make of a write."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    """LedgerUnavailable; nothing was written."""
+    UNKNOWN_NOT_APPLIED = "UNKNOWN_NOT_APPLIED"
+    """CommitUnknown; nothing was written."""
+    UNKNOWN_APPLIED = "UNKNOWN_APPLIED"
+    """CommitUnknown; all of it was written."""
+
+
+@dataclass(slots=True)
+class _Stored:
+    row: PayoutRow
+    updated_at: datetime
+
+
+class MemoryLedger:
+    """`ledger.interface.Ledger` as a model, for unit tests and the simulation."""
+
+    def __init__(
+        self, clock: Callable[[], datetime], *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """`clock` gives aware UTC datetimes; `sleep` is what `set_mode` waits with, and may move that clock."""
+        self._clock = clock
+        self._sleep = sleep
+        self._stored: dict[str, _Stored] = {}
+        self._receipts: dict[tuple[str, str, str], str] = {}
+        self._owners: dict[tuple[str, object], str] = {}
+        self._history: dict[str, list[HistoryEntry]] = {}
+        self._intake: dict[tuple[str, int, int], IntakeRecord] = {}
+        self._mode = ModeRecord(Mode.NORMAL, clock(), "migration", "the ledger was created")
+        self._last_identity_number = 0
+        self._faults: dict[int, Fault] = {}
+        self.writes = 0
+        """Writes asked for so far, failed ones included."""
+        self.operator_actions: list[ModeRecord] = []
+
+    def fail_next(self, fault: Fault, *, after: int = 0) -> None:
+        """Let the next write fail in this way, or the one that comes `after` that many others."""
+        self._faults[self.writes + after + 1] = fault
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    async def insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
+        """See `Ledger.insert`."""
+        return self._write(lambda: self._insert(row, actor))
+
+    async def read(self, payout_id: str) -> PayoutRow | None:
+        """See `Ledger.read`."""
+        _refuse_unstorable([payout_id])
+        stored = self._stored.get(payout_id)
+        return None if stored is None else stored.row
+
+    async def commit(self, change: Change) -> PayoutRow | None:
+        """See `Ledger.commit`."""
+        return self._write(lambda: self._commit(change))
+
+    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+        """See `Ledger.begin`."""
+        seconds = checked_lease_seconds(lease_seconds)
+        return self._write(lambda: self._begin(change, owner, seconds))
+
+    async def issue_identity_number(self) -> int:
+        """See `Ledger.issue_identity_number`."""
+        return self._write(self._next_identity_number)
+
+    async def due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
+        """See `Ledger.due`."""
+        checked_limit(limit)
+        seconds = checked_seconds("redrive_seconds", redrive_seconds)
+        return self._write(lambda: self._due(limit, seconds))
+
+    async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
+        """See `Ledger.unannounced`."""
+        checked_limit(limit)
+        latest = self._clock() - timedelta(seconds=checked_seconds("older_than_seconds", older_than_seconds))
+        behind = [
+            stored for stored in self._stored.values() if _is_unannounced(stored.row) and stored.updated_at <= latest
+        ]
+        behind.sort(key=lambda stored: (stored.updated_at, stored.row.payout_id.encode()))
+        return [stored.row for stored in behind[:limit]]
+
+    async def mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
+        """See `Ledger.mark_announced`."""
+        if announced:
+            self._write(lambda: self._mark_announced(announced))
+
+    async def record_intake(self, record: IntakeRecord) -> None:
+        """See `Ledger.record_intake`."""
+        self._write(lambda: self._record_intake(record))
+
+    async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
+        """See `Ledger.history`."""
+        _refuse_unstorable([payout_id])
+        return list(self._history.get(payout_id, ()))
+
+    async def mode(self) -> ModeRecord:
+        """See `Ledger.mode`."""
+        return self._mode
+
+    async def set_mode(self, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+        """See `Ledger.set_mode`."""
+        deadline = self._clock() + timedelta(seconds=checked_seconds("wait_seconds", wait_seconds))
+        record = self._write(lambda: self._set_mode(mode, operator, reason))
+        earlier = {row.payout_id: row.version for row in self._rows() if self._is_leased(row)}
+        while live := self._still_live(earlier):
+            remaining = (deadline - self._clock()).total_seconds()
+            if remaining <= 0:
+                raise LeasesStillLive(
+                    f"mode {mode.value} is set, but {live} leases begun before it are still live after "
+                    f"{wait_seconds:g} s: their calls may be under way; run the same command again to wait longer"
+                )
+            await self._sleep(min(LEASE_POLL_SECONDS, remaining))
+        return record
+
+    async def counts(self) -> Mapping[str, int]:
+        """See `Ledger.counts`."""
+        counts = dict.fromkeys(COUNT_NAMES, 0)
+        now = self._clock()
+        for row in self._rows():
+            counts[row.state.value] += 1
+            counts[f"compensation:{row.compensation.value}"] += 1
+            counts["held"] += row.held
+            counts["leased"] += self._is_leased(row)
+            counts["unannounced"] += _is_unannounced(row)
+            counts["due"] += row.due_at is not None and row.due_at <= now and not row.held
+        return counts
+
+    def intake(self) -> Sequence[IntakeRecord]:
+        """Every record of `record_intake`, in the order of arrival: for tests."""
+        return list(self._intake.values())
+
+    def _write(self, write: Callable[[], Answer]) -> Answer:
+        self.writes += 1
+        fault = self._faults.pop(self.writes, None)
+        if fault is Fault.UNAVAILABLE:
+            raise LedgerUnavailable("the database is away (injected fault); nothing was written")
+        if fault is Fault.UNKNOWN_NOT_APPLIED:
+            raise CommitUnknown("a write was sent and not confirmed (injected fault); read the row again")
+        answer = write()
+        if fault is Fault.UNKNOWN_APPLIED:
+            raise CommitUnknown("a write was sent and not confirmed (injected fault); read the row again")
+        return answer
+
+    def _insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
+        values = _storable_columns(row, INSERT_COLUMNS)
+        _refuse_unstorable([actor])
+        fresh = _row(values, version=1, announced_version=0, lease_owner=None, lease_until=None, receipt_owned=False)
+        _refuse_broken_constraint(fresh)
+        existing = self._stored.get(row.payout_id)
+        if existing is not None:
+            return Existing(existing.row)
+        if self._taken(fresh) is not None:
+            raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
+        inserted = replace(fresh, receipt_owned=self._claim(fresh))
+        self._store(inserted)
+        self._note(inserted, actor, "received", None, "{}")
+        return Inserted(inserted)
+
+    def _claim(self, row: PayoutRow) -> bool:
+        """Whether the receipt is this payout's from now on (rule L7)."""
+        if not row.funding_captured or row.funding_reference is None:
+            return False
+        receipt = (row.originator_id, row.funding_kind.value, row.funding_reference)
+        return self._receipts.setdefault(receipt, row.payout_id) == row.payout_id
+
+    def _commit(self, change: Change) -> PayoutRow | None:
+        values, detail = _storable_change(change)
+        stored = self._current(change.before)
+        if stored is None:
+            return None
+        return self._apply(stored, change, values, detail, None, None)
+
+    def _begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+        values, detail = _storable_change(change)
+        _refuse_unstorable([owner])
+        stored = self._current(change.before)
+        if stored is None:
+            return NotBegun.LOST
+        if stored.row.held:
+            return NotBegun.HELD
+        if self._is_leased(stored.row):
+            return NotBegun.LEASED
+        if self._mode.mode is not Mode.NORMAL:
+            return NotBegun.MODE
+        lease_until = self._clock() + timedelta(seconds=lease_seconds)
+        return self._apply(stored, change, values, detail, owner, lease_until)
+
+    def _current(self, before: PayoutRow) -> _Stored | None:
+        stored = self._stored.get(before.payout_id)
+        if stored is None or (stored.row.state, stored.row.version) != (before.state, before.version):
+            return None
+        return stored
+
+    def _apply(
+        self,
+        stored: _Stored,
+        change: Change,
+        values: Mapping[str, Any],
+        detail: str,
+        lease_owner: str | None,
+        lease_until: datetime | None,
+    ) -> PayoutRow:
+        row = stored.row
+        changed = replace(row, **values, version=row.version + 1, lease_owner=lease_owner, lease_until=lease_until)
+        if row.identity_number is not None and _identity(row) != _identity(changed):
+            raise RowRejected("the row's data is refused, constraint payouts_identity_kept")
+        _refuse_broken_constraint(changed)
+        taken = self._taken(changed)
+        if taken is not None:
+            raise RowRejected(f"the row's data is refused, constraint {taken}")
+        self._store(changed)
+        self._note(changed, change.actor, change.transition, row.state.value, detail)
+        return changed
+
+    def _taken(self, row: PayoutRow) -> str | None:
+        """The unique constraint that another payout's values leave no room in."""
+        for name, key in _unique_keys(row):
+            if self._owners.get((name, key), row.payout_id) != row.payout_id:
+                return name
+        return None
+
+    def _next_identity_number(self) -> int:
+        self._last_identity_number += 1
+        return self._last_identity_number
+
+    def _due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
+        if self._mode.mode is not Mode.NORMAL:
+            return []
+        now = self._clock()
+        found = [(row.due_at, row.payout_id.encode(), row) for row in self._rows() if row.due_at and not row.held]
+        picked = sorted(entry for entry in found if entry[0] <= now)[:limit]
+        for _, _, row in picked:
+            moved = replace(row, due_at=now + timedelta(seconds=redrive_seconds))
+            self._stored[row.payout_id].row = moved
+        return [DueRow(row.payout_id, row.version, row.state, row.correlation_id) for _, _, row in picked]
+
+    def _mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
+        _refuse_unstorable([payout_id for payout_id, _ in announced] + [version for _, version in announced])
+        highest: dict[str, int] = {}
+        for payout_id, version in announced:
+            highest[payout_id] = max(version, highest.get(payout_id, version))
+        for payout_id, version in highest.items():
+            stored = self._stored.get(payout_id)
+            if stored and stored.row.announced_version < version <= stored.row.announce_version:
+                stored.row = replace(stored.row, announced_version=version)
+
+    def _record_intake(self, record: IntakeRecord) -> None:
+        _refuse_unstorable([record.topic, record.partition, record.offset, record.payout_id, record.reason_code])
+        if not 1 <= len(record.topic.encode()) <= 512:
+            raise RowRejected("the row's data is refused, constraint intake_topic_length")
+        self._intake.setdefault((record.topic, record.partition, record.offset), record)
+
+    def _set_mode(self, mode: Mode, operator: str, reason: str) -> ModeRecord:
+        _refuse_unstorable([operator, reason])
+        self._mode = ModeRecord(mode, self._clock(), operator, reason)
+        self.operator_actions.append(self._mode)
+        return self._mode
+
+    def _still_live(self, earlier: Mapping[str, int]) -> int:
+        rows = (self._stored[payout_id].row for payout_id in earlier)
+        return sum(self._is_leased(row) and row.version == earlier[row.payout_id] for row in rows)
+
+    def _is_leased(self, row: PayoutRow) -> bool:
+        return row.lease_until is not None and row.lease_until > self._clock()
+
+    def _rows(self) -> Sequence[PayoutRow]:
+        return [stored.row for stored in self._stored.values()]
+
+    def _store(self, row: PayoutRow) -> None:
+        self._stored[row.payout_id] = _Stored(row, self._clock())
+        # Never given back: sender_reference is fixed, and an identity once taken is kept.
+        self._owners.update(dict.fromkeys(_unique_keys(row), row.payout_id))
+
+    def _note(self, row: PayoutRow, actor: str, transition: str, from_state: str | None, detail: str) -> None:
+        entry = HistoryEntry(
+            row.payout_id,
+            row.version,
+            self._clock(),
+            actor,
+            transition,
+            from_state,
+            row.state.value,
+            json.loads(detail),
+        )
+        self._history.setdefault(row.payout_id, []).append(entry)
+
+
+def _is_unannounced(row: PayoutRow) -> bool:
+    return row.announced_version < row.announce_version
+
+
+def _identity(row: PayoutRow) -> tuple[int | None, int | None, str | None]:
+    return row.identity_number, row.systems_trace_audit_number, row.retrieval_reference_number
+
+
+def _unique_keys(row: PayoutRow) -> Sequence[tuple[str, object]]:
+    """Unique constraint and value, in the order in which PostgreSQL checks them: that of their creation."""
+    keys: list[tuple[str, object]] = [("payouts_sender_reference_key", row.sender_reference)]
+    if row.identity_number is not None:
+        keys.append(("payouts_identity_number_key", row.identity_number))
+        keys.append(("payouts_trace_and_retrieval_key", _identity(row)[1:]))
+    return keys
+
+
+def _row(values: Mapping[str, Any], **ledger_values: Any) -> PayoutRow:
+    return row_from_values({**values, **ledger_values})
+
+
+def _storable_columns(row: PayoutRow, columns: Sequence[str]) -> Mapping[str, Any]:
+    values = column_values(row, columns)
+    _refuse_unstorable(values)
+    return dict(zip(columns, values, strict=True))
+
+
+def _storable_change(change: Change) -> tuple[Mapping[str, Any], str]:
+    detail = encoded_detail(change.detail)
+    before = change.before
+    _refuse_unstorable([before.payout_id, before.version, change.actor, change.transition])
+    _refuse_unstorable_json(json.loads(detail))
+    _storable_columns(change.after, MUTABLE_COLUMNS)
+    words = {column: getattr(change.after, column) for column in MUTABLE_COLUMNS}
+    return {column: _in_utc(value) for column, value in words.items()}, detail
+
+
+def _in_utc(value: object) -> object:
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def _refuse_unstorable(values: Sequence[Any]) -> None:
+    """What PostgreSQL's types refuse before a statement runs: zero bytes, text that is no UTF-8, numbers too large."""
+    for value in values:
+        if isinstance(value, str) and not _is_storable_text(value):
+            raise RowRejected("a value is no text that PostgreSQL stores (a zero byte or half a character)")
+        if isinstance(value, int) and value not in BIGINT:
+            raise RowRejected("a value does not fit the type of its column (bigint)")
+
+
+def _refuse_unstorable_json(value: object) -> None:
+    if isinstance(value, dict):
+        _refuse_unstorable_json([*value, *value.values()])
+    elif isinstance(value, list):
+        for member in value:
+            _refuse_unstorable_json(member)
+    elif isinstance(value, str):
+        _refuse_unstorable([value])
+
+
+def _is_storable_text(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refuse_broken_constraint(row: PayoutRow) -> None:
+    """The CHECK constraints of the table, by the same names."""
+    identity = _identity(row)
+    missing = identity.count(None)
+    broken = {
+        "payouts_payout_id_length": not 1 <= len(row.payout_id.encode()) <= 512,
+        "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
+        "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
+        "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
+        "payouts_identity_whole": missing not in (0, 3),
+        "payouts_identity_form": (identity[1] is not None and identity[1] not in TRACE_NUMBERS)
+        or (identity[2] is not None and not RETRIEVAL_REFERENCE.match(identity[2])),
+    }
+    for name, is_broken in broken.items():
+        if is_broken:
+            raise RowRejected(f"the row's data is refused, constraint {name}")

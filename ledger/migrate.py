@@ -1,0 +1,156 @@
+"""Bring a database's schema forward, on a live system, from wherever it is; the migrations travel with the package.
+
+alembic knows the revisions and writes their statements; asyncpg sends them, one by one, under an advisory lock, with
+short lock time-outs so that a migration never queues in front of payouts.
+"""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from ledger.connections import DRIVER_ERRORS, Busy, Connection, failure_of
+from ledger.interface import LedgerError, LedgerUnavailable
+from ledger.statements import LOCK_SPACE, MIGRATION_LOCK
+
+VERSION_TABLE: Final = "ledger_schema_version"
+CONNECT_SECONDS: Final = 10.0
+# Another migrator may be at work; it is bounded itself.
+MIGRATOR_WAIT_SECONDS: Final = 120
+# A statement that waits for a table lock makes every later statement wait behind it: give up early, run it again.
+LOCK_SECONDS: Final = 3
+STATEMENT_SECONDS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """What `migrate` did: revisions before and after (None: no schema at all) and those applied, in order."""
+
+    before: str | None
+    after: str | None
+    applied: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """Where a database stands against this program."""
+
+    current: str | None
+    head: str
+    pending: tuple[str, ...]
+    ahead: bool
+    """A newer program has migrated this database; an older one may run on it, and migrates nothing."""
+
+    @property
+    def is_current(self) -> bool:
+        """Nothing is left to be applied."""
+        return not self.pending
+
+
+class _StatementList(io.StringIO):
+    """alembic's output: it writes one statement at a time, and that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statements: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        """Keep the statement; the driver cannot send the comment that names the revision."""
+        if any(line and not line.startswith("--") for line in text.splitlines()):
+            self.statements.append(text)
+        return len(text)
+
+
+async def migrate(database_url: str) -> MigrationResult:
+    """Apply what is pending; nothing if nothing is, or if the database is ahead. Safe to run at any time, by many.
+
+    Raises LedgerUnavailable when the database is away, another migrator does not finish, or a table stays locked: what
+    was applied before stays, each revision whole, and the same command goes on from there.
+    """
+    async with _connection(database_url) as connection:
+        await connection.execute(f"SET lock_timeout = '{MIGRATOR_WAIT_SECONDS}s'")
+        # Of the session, so that it spans the transactions of all revisions; it ends with this connection.
+        await connection.execute(f"SELECT pg_advisory_lock({LOCK_SPACE}, {MIGRATION_LOCK})")
+        await connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        before = await _current_revision(connection)
+        status = _status(before)
+        if status.pending:
+            for statement in _statements(before):
+                await connection.execute(statement)
+        return MigrationResult(before, await _current_revision(connection), status.pending)
+
+
+async def migration_status(database_url: str) -> MigrationStatus:
+    """Where the database stands; changes nothing. Raises LedgerUnavailable."""
+    async with _connection(database_url) as connection:
+        return _status(await _current_revision(connection))
+
+
+@asynccontextmanager
+async def _connection(database_url: str) -> AsyncIterator[Connection]:
+    """A connection of its own, whose errors come out as the ledger's, without the address in them."""
+    failure: LedgerError | Busy | None = None
+    connection: Connection = None
+    try:
+        connection = await asyncpg.connect(
+            database_url,
+            timeout=CONNECT_SECONDS,
+            server_settings={
+                "application_name": "payouts ledger migrate",
+                "statement_timeout": f"{STATEMENT_SECONDS}s",
+                "client_min_messages": "warning",
+            },
+        )
+        yield connection
+    except DRIVER_ERRORS as error:
+        failure = failure_of(error, sent=False)
+    finally:
+        if connection is not None:
+            connection.terminate() if failure else await connection.close(timeout=CONNECT_SECONDS)
+    if isinstance(failure, Busy):
+        raise LedgerUnavailable(
+            f"a table, or another migration, stayed locked ({failure}); the schema is at a whole revision: run it again"
+        )
+    if failure is not None:
+        raise failure
+
+
+async def _current_revision(connection: Connection) -> str | None:
+    if await connection.fetchval("SELECT to_regclass($1)", VERSION_TABLE) is None:
+        return None
+    revision: str | None = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
+    return revision
+
+
+def _configuration(statements: _StatementList) -> Config:
+    configuration = Config(output_buffer=statements)
+    # By package, not by path: the same in a checkout and in an installed wheel.
+    configuration.set_main_option("script_location", "ledger:migrations")
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["statements"] = statements
+    configuration.attributes["version_table"] = VERSION_TABLE
+    return configuration
+
+
+def _status(current: str | None) -> MigrationStatus:
+    scripts = ScriptDirectory.from_config(_configuration(_StatementList()))
+    head = scripts.get_current_head()
+    if head is None:
+        raise LedgerError("the package holds no migrations: it was not built whole; install it again")
+    oldest_first = [script.revision for script in scripts.walk_revisions()][::-1]
+    if current is not None and current not in oldest_first:
+        return MigrationStatus(current, head, (), ahead=True)
+    done = 0 if current is None else oldest_first.index(current) + 1
+    return MigrationStatus(current, head, tuple(oldest_first[done:]), ahead=False)
+
+
+def _statements(current: str | None) -> Sequence[str]:
+    collected = _StatementList()
+    command.upgrade(_configuration(collected), f"{current}:head" if current else "head", sql=True)
+    return collected.statements

@@ -1,0 +1,1 @@
+"""Forward-only migrations of the ledger's schema, run by `ledger.migrate`."""

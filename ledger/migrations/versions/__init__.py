@@ -1,0 +1,1 @@
+"""One file a revision, each with the SQL it runs; a revision that was released is never edited."""

@@ -1,0 +1,217 @@
+"""Every SQL text of the ledger, generated where it lists columns so that a new column cannot be forgotten.
+
+The three hot statements (insert, commit, begin) read what they are asked from one relation named `request`. Today it
+is a VALUES list of one row; a batch replaces only `_request`, by `unnest($1::text[], $2::bigint[], ...)`, and locks its
+rows `ORDER BY payout_id` in a CTE before the UPDATE (rule L5). Nothing after `request` assumes that it has one row.
+"""
+
+# ruff: noqa: S608 - every part of these texts is a constant of this package; values are always bound
+from collections.abc import Sequence
+from typing import Final
+
+from ledger.values import COLUMNS, sql_type
+from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS, CompensationState, PayoutState
+
+# Advisory locks have no names: the first number is ours ("PAYO"), the second says which.
+LOCK_SPACE: Final = 0x5041594F
+MODE_LOCK: Final = 1
+MIGRATION_LOCK: Final = 2
+
+INSERT_COLUMNS: Final = (*FIXED_COLUMNS, *MUTABLE_COLUMNS)
+INSERT_EXTRAS: Final = (("actor", "text"),)
+CHANGE_EXTRAS: Final = (
+    ("payout_id", "text"),
+    ("before_state", "text"),
+    ("before_version", "bigint"),
+    ("actor", "text"),
+    ("transition", "text"),
+    ("detail", "jsonb"),
+)
+BEGIN_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"), ("lease_seconds", "double precision"))
+
+
+def _request(columns: Sequence[str], extras: Sequence[tuple[str, str]]) -> str:
+    """The relation that a hot statement reads: one row of parameters, in the order extras, columns."""
+    typed = [*extras, *((column, sql_type(column)) for column in columns)]
+    values = ", ".join(f"${number}::{kind}" for number, (_, kind) in enumerate(typed, start=1))
+    # Column names of the request never meet those of the table: an ambiguous name would be an error at run time.
+    names = ", ".join(f"r_{name}" for name, _ in typed)
+    return f"request ({names}) AS (VALUES ({values}))"
+
+
+def _listed(columns: Sequence[str], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{column}" for column in columns)
+
+
+_OWNED: Final = "EXISTS (SELECT FROM receipts AS r WHERE r.payout_id = {row}.payout_id) AS receipt_owned"
+
+INSERT: Final = f"""
+WITH {_request(INSERT_COLUMNS, INSERT_EXTRAS)},
+inserted AS (
+    INSERT INTO payouts ({_listed(INSERT_COLUMNS)})
+    SELECT {_listed(INSERT_COLUMNS, "r_")} FROM request
+    ON CONFLICT DO NOTHING
+    RETURNING {_listed(COLUMNS)}
+), claimed AS (
+    INSERT INTO receipts (originator_id, kind, reference, payout_id)
+    SELECT originator_id, funding_kind, funding_reference, payout_id FROM inserted
+    WHERE funding_captured AND funding_reference IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING payout_id
+), noted AS (
+    INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
+    SELECT i.payout_id, i.version, request.r_actor, 'received', NULL, i.state, '{{}}'::jsonb
+    FROM inserted AS i JOIN request ON request.r_payout_id = i.payout_id
+)
+SELECT {_listed(COLUMNS, "i.")}, EXISTS (SELECT FROM claimed AS c WHERE c.payout_id = i.payout_id) AS receipt_owned
+FROM inserted AS i
+"""
+"""Without a conflict target, because with one a simultaneous copy of the same request could fail on another unique
+index (`sender_reference`) before the primary key has made it a duplicate."""
+
+READ: Final = f"SELECT {_listed(COLUMNS, 'p.')}, {_OWNED.format(row='p')} FROM payouts AS p WHERE p.payout_id = $1"
+
+
+def _compare_and_set(extras: Sequence[tuple[str, str]], lease: str, conditions: str) -> str:
+    """One step of a row, its history line, and the row as it is afterwards (rule L2)."""
+    assignments = ", ".join(f"{column} = request.r_{column}" for column in MUTABLE_COLUMNS)
+    return f"""
+WITH {_request(MUTABLE_COLUMNS, extras)},
+changed AS (
+    UPDATE payouts AS p
+    SET {assignments}, version = p.version + 1, updated_at = clock_timestamp(), {lease}
+    FROM request
+    WHERE p.payout_id = request.r_payout_id AND p.state = request.r_before_state
+        AND p.version = request.r_before_version {conditions}
+    RETURNING {_listed(COLUMNS, "p.")}
+), noted AS (
+    INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
+    SELECT c.payout_id, c.version, r_actor, r_transition, r_before_state, c.state, r_detail
+    FROM changed AS c JOIN request ON request.r_payout_id = c.payout_id
+)
+SELECT {_listed(COLUMNS, "c.")}, {_OWNED.format(row="c")} FROM changed AS c
+"""
+
+
+COMMIT: Final = _compare_and_set(CHANGE_EXTRAS, "lease_owner = NULL, lease_until = NULL", "")
+
+BEGIN: Final = _compare_and_set(
+    BEGIN_EXTRAS,
+    "lease_owner = request.r_owner, lease_until = clock_timestamp() + make_interval(secs => request.r_lease_seconds)",
+    "AND NOT p.held AND (p.lease_until IS NULL OR p.lease_until <= clock_timestamp()) "
+    "AND (SELECT m.mode FROM modes AS m) = 'normal'",
+)
+
+OPEN_UNDER_SHARED_MODE_LOCK: Final = (
+    f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock_shared({LOCK_SPACE}, {MODE_LOCK})"
+)
+"""Two statements in one message: the lock is held before any later statement takes its snapshot (rule L9)."""
+
+WHY_NOT_BEGUN: Final = """
+SELECT p.state = $2 AND p.version = $3 AS current, p.held,
+    p.lease_until IS NOT NULL AND p.lease_until > clock_timestamp() AS leased,
+    (SELECT m.mode FROM modes AS m) <> 'normal' AS forbidden
+FROM payouts AS p WHERE p.payout_id = $1
+"""
+
+NEXT_IDENTITY_NUMBER: Final = "SELECT nextval('payout_identity_numbers')"
+
+DUE: Final = """
+WITH picked AS (
+    SELECT payout_id, due_at FROM payouts
+    WHERE due_at <= statement_timestamp() AND NOT held AND (SELECT m.mode FROM modes AS m) = 'normal'
+    ORDER BY due_at, payout_id
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE payouts AS p SET due_at = statement_timestamp() + make_interval(secs => $2)
+    FROM picked WHERE p.payout_id = picked.payout_id
+    RETURNING p.payout_id, p.version, p.state, p.correlation_id, picked.due_at AS was_due_at
+)
+SELECT payout_id, version, state, correlation_id FROM moved ORDER BY was_due_at, payout_id
+"""
+
+UNANNOUNCED: Final = f"""
+SELECT {_listed(COLUMNS, "p.")}, {_OWNED.format(row="p")} FROM payouts AS p
+WHERE p.announced_version < p.announce_version
+    AND p.updated_at <= statement_timestamp() - make_interval(secs => $2)
+ORDER BY p.updated_at, p.payout_id
+LIMIT $1
+"""
+
+MARK_ANNOUNCED: Final = """
+WITH confirmed AS (
+    SELECT payout_id, max(version) AS version FROM unnest($1::text[], $2::bigint[]) AS pair (payout_id, version)
+    GROUP BY payout_id
+), locked AS (
+    SELECT p.payout_id, c.version FROM payouts AS p JOIN confirmed AS c ON c.payout_id = p.payout_id
+    WHERE p.announced_version < c.version AND c.version <= p.announce_version
+    ORDER BY p.payout_id
+    FOR UPDATE OF p
+)
+UPDATE payouts AS p SET announced_version = locked.version
+FROM locked WHERE p.payout_id = locked.payout_id AND p.announced_version < locked.version
+"""
+
+RECORD_INTAKE: Final = """
+INSERT INTO intake (topic, partition_number, record_offset, disposition, payout_id, reason_code)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
+"""
+
+HISTORY: Final = """
+SELECT payout_id, version, at, actor, transition, from_state, to_state, detail FROM history
+WHERE payout_id = $1 ORDER BY version
+"""
+
+MODE: Final = "SELECT mode, set_at, operator, reason FROM modes"
+
+OPEN_UNDER_MODE_LOCK: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    "SET LOCAL lock_timeout = {milliseconds}; SET LOCAL statement_timeout = {milliseconds}; "
+    f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, {MODE_LOCK})"
+)
+
+SET_MODE: Final = """
+WITH earlier AS (SELECT mode FROM modes), changed AS (
+    UPDATE modes SET mode = $1, set_at = clock_timestamp(), operator = $2, reason = $3
+    RETURNING mode, set_at, operator, reason
+), noted AS (
+    INSERT INTO history (actor, transition, from_state, to_state, detail)
+    SELECT changed.operator, 'mode_set', earlier.mode, changed.mode, jsonb_build_object('reason', changed.reason)
+    FROM changed, earlier
+)
+SELECT mode, set_at, operator, reason FROM changed
+"""
+
+LIVE_LEASES: Final = "SELECT payout_id, version FROM payouts WHERE lease_until > clock_timestamp()"
+
+STILL_LIVE: Final = """
+SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS earlier (payout_id, version)
+JOIN payouts AS p ON p.payout_id = earlier.payout_id AND p.version = earlier.version
+WHERE p.lease_until > clock_timestamp()
+"""
+
+COUNT_NAMES: Final = (
+    *(state.value for state in PayoutState),
+    *(f"compensation:{state.value}" for state in CompensationState),
+    "held",
+    "leased",
+    "unannounced",
+    "due",
+)
+"""Every name of `Ledger.counts`; those that have no row count 0."""
+
+COUNTS: Final = """
+SELECT state AS name, count(*) AS rows FROM payouts GROUP BY state
+UNION ALL SELECT 'compensation:' || compensation, count(*) FROM payouts GROUP BY compensation
+UNION ALL SELECT 'held', count(*) FROM payouts WHERE held
+UNION ALL SELECT 'leased', count(*) FROM payouts WHERE lease_until > statement_timestamp()
+UNION ALL SELECT 'unannounced', count(*) FROM payouts WHERE announced_version < announce_version
+UNION ALL SELECT 'due', count(*) FROM payouts WHERE due_at <= statement_timestamp() AND NOT held
+"""
+
+DURABILITY: Final = """
+SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
+    current_setting('full_page_writes') AS full_page_writes
+"""

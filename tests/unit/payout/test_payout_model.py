@@ -1,0 +1,659 @@
+"""One payout, three workers that lag, crash and freeze, an operator, an originator and a Visa that misbehaves.
+
+The machine drives `plan`, `begin_call` and `apply` as a shell does: every write is a compare-and-set on the version
+(L2), a call leaves only under a lease (L3), whatever a worker decided may be carried out any time later. Visa's own
+book is the judge of what was paid; the checks stand where a row is written, a call begins, or Visa takes effect.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from processors.payout.events import (
+    MONEY_MOVING_CALLS,
+    Answered,
+    CallKind,
+    Confirmed,
+    Event,
+    Held,
+    NewIdentity,
+    Rejected,
+    Released,
+    Reviewed,
+    Screened,
+    ScreeningVerdict,
+    Validated,
+)
+from processors.payout.outcome import Outcome, OutcomeKind, Refusal
+from processors.payout.publications import publications
+from processors.payout.row import (
+    UNPAID_ENDS,
+    CompensationState,
+    Executor,
+    FundingKind,
+    PayoutRow,
+    PayoutState,
+)
+from processors.payout.schedule import Schedule
+from processors.payout.state_machine import apply, begin_call, compensation_id, plan
+from processors.payout.step import MakeCall, Nothing, RunStage, Step
+
+SCHEDULE = Schedule.production()
+HORIZON = timedelta(seconds=SCHEDULE.in_flight_horizon_seconds)
+VISA_REMEMBERS = timedelta(hours=24)
+# Half the tolerated difference on either side of the database's clock, so that no two workers differ by more.
+WORKER_CLOCKS = tuple(timedelta(seconds=SCHEDULE.clock_skew_seconds * part) for part in (-0.5, 0.0, 0.5))
+# Enough driven steps for every retry, resend and inquiry that the schedule allows, several times over.
+STEPS_TO_AN_END = 400
+
+WORKERS = st.integers(0, len(WORKER_CLOCKS) - 1)
+GATEWAY_REFUSALS = {
+    "rate": Refusal.RATE_LIMITED,
+    "invalid": Refusal.REQUEST_INVALID,
+    "credentials": Refusal.CREDENTIALS,
+    "wrong_url": Refusal.WRONG_ENDPOINT,
+}
+# What Visa does with a call that reaches it; "mute" ones take effect and answer 503.
+PUSH_FATES = ("approve", "decline", "pending", "mute_approve", "mute_decline", "unavailable", *GATEWAY_REFUSALS)
+QUERY_FATES = ("truth", "truth", "lag", "unavailable", "operator", "rate")
+
+
+def _outcome(kind: OutcomeKind, **facts: Any) -> Outcome:
+    return Outcome(kind=kind, reason_code=f"MODEL_{kind}", **facts)
+
+
+def _refused(refusal: Refusal) -> Outcome:
+    return _outcome(OutcomeKind.REFUSED, refusal=refusal, systemic=refusal is not Refusal.REQUEST_INVALID)
+
+
+PAID = _outcome(OutcomeKind.PAID, action_code="00", transaction_identifier="381228649430015")
+DECLINED = _outcome(OutcomeKind.DECLINED, action_code="05")
+UNKNOWN = _outcome(OutcomeKind.UNKNOWN)
+NOT_FOUND = _outcome(OutcomeKind.NOT_FOUND)
+OPERATOR = _outcome(OutcomeKind.OPERATOR)
+PENDING = _outcome(OutcomeKind.PENDING, status_identifier="status-1")
+ANSWER_OF_VERDICT = {"APPROVED": PAID, "DECLINED": DECLINED, "PENDING": PENDING}
+
+
+def _fates(kind: CallKind) -> tuple[str, ...]:
+    return PUSH_FATES if kind in MONEY_MOVING_CALLS else QUERY_FATES
+
+
+class ModelVisa:
+    """Visa's book for one payout: what took effect under the one duplicate key, and what was reversed."""
+
+    def __init__(self) -> None:
+        self.payments = 0
+        self.reversals = 0
+        self.verdict: str | None = None
+        self.remembered_until: datetime | None = None
+
+    def push(self, now: datetime, fate: str) -> Outcome:
+        """A push arrives: refused at the gateway, recognised as a duplicate, or decided."""
+        if fate in GATEWAY_REFUSALS:
+            return _refused(GATEWAY_REFUSALS[fate])
+        if fate == "unavailable":
+            return UNKNOWN
+        if self.verdict is None or self.remembered_until is None or now >= self.remembered_until:
+            self.remembered_until = now + VISA_REMEMBERS
+            self._decide({"approve": "APPROVED", "mute_approve": "APPROVED", "pending": "PENDING"}.get(fate, "DECLINED"))
+        return UNKNOWN if fate.startswith("mute") else ANSWER_OF_VERDICT[str(self.verdict)]
+
+    def complete_pending(self, approve: bool) -> None:
+        """What was answered 202 is decided later."""
+        if self.verdict == "PENDING":
+            self._decide("APPROVED" if approve else "DECLINED")
+
+    def query(self, fate: str) -> Outcome:
+        """The transaction query or status: the truth, or one of the ways of not telling it."""
+        if fate == "truth":
+            return NOT_FOUND if self.verdict is None else ANSWER_OF_VERDICT[self.verdict]
+        return self._no_truth(fate)
+
+    def reverse(self, fate: str) -> Outcome:
+        """A reversal arrives. There is no duplicate key: each one that is approved moves money."""
+        if fate in GATEWAY_REFUSALS:
+            return _refused(GATEWAY_REFUSALS[fate])
+        if fate in ("approve", "mute_approve"):
+            self.reversals += 1
+        return {"approve": PAID, "decline": DECLINED, "pending": PENDING}.get(fate, UNKNOWN)
+
+    def query_reversal(self, fate: str) -> Outcome:
+        """Shows a reversal row if there is one; the pull's own row proves nothing (C4)."""
+        if fate == "truth":
+            return PAID if self.reversals else NOT_FOUND
+        return self._no_truth(fate)
+
+    @staticmethod
+    def _no_truth(fate: str) -> Outcome:
+        rate = _refused(Refusal.RATE_LIMITED)
+        return {"lag": NOT_FOUND, "unavailable": UNKNOWN, "operator": OPERATOR, "rate": rate}[fate]
+
+    def _decide(self, verdict: str) -> None:
+        self.verdict = verdict
+        if verdict == "APPROVED":
+            self.payments += 1
+
+
+@dataclass(slots=True)
+class Call:
+    """A call that a worker began: its way to Visa and back."""
+
+    kind: CallKind
+    worker: int
+    attempt: int
+    begun_at: datetime
+    """By the true clock."""
+    asked_at: datetime
+    """By the worker's clock."""
+    dead: bool = False
+    """The connection was never made: nothing can arrive any more."""
+    reply: Outcome | None = None
+    """What Visa said, if the call arrived."""
+    report: Outcome | None = None
+    """What the worker makes of it; fixed when first reported, repeated on a lost compare-and-set or a redelivery."""
+
+    def may_arrive(self, now: datetime) -> bool:
+        """Still under way: not yet at Visa, within the horizon."""
+        return self.reply is None and not self.dead and now <= self.begun_at + HORIZON
+
+
+class PayoutMachine(RuleBasedStateMachine):
+    """See the module's docstring."""
+
+    def __init__(self, make_row: Callable[..., PayoutRow], start: datetime) -> None:
+        super().__init__()
+        self.make_row = make_row
+        self.now = start
+        self.visa = ModelVisa()
+        self.row = make_row()
+        self.snapshots = [self.row] * len(WORKER_CLOCKS)
+        self.intents: dict[int, tuple[PayoutRow, CallKind]] = {}
+        self.calls: list[Call] = []
+        self.identities: set[tuple[Any, ...]] = set()
+        self.issued = 0
+        self.announced: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self.not_found_version: int | None = None
+        """The row version that a sufficient NOT_FOUND produced: the only one from which an ambiguous push is resent."""
+        self.approval_recorded = False
+        self.contradicted = False
+        """Visa approved what it had declined: the one case that no rule can prevent, only freeze (L2)."""
+
+    # ---- how a payout begins
+
+    @initialize(
+        kind=st.sampled_from([FundingKind.AFT, FundingKind.AFT, FundingKind.AFT, *FundingKind]),
+        captured=st.sampled_from([True, True, True, False]),
+        owned=st.sampled_from([True, True, True, False]),
+        reversible=st.sampled_from([True, True, True, False]),
+        expires_after=st.sampled_from([None, None, None, 600, 80_000]),
+        begins_at=st.sampled_from(["RECEIVED", "IN_REVIEW", "CLEARED", "CLEARED", "UNKNOWN", "UNKNOWN", "DECLINED"]),
+        age_seconds=st.sampled_from([0, 100, 100, 82_600]),
+    )
+    def received(
+        self,
+        kind: FundingKind,
+        captured: bool,
+        owned: bool,
+        reversible: bool,
+        expires_after: int | None,
+        begins_at: str,
+        age_seconds: int,
+    ) -> None:
+        """The first record inserted the row; the core itself has brought it to where the run begins."""
+        expires_at = None if expires_after is None else self.now + timedelta(seconds=expires_after)
+        stages = begins_at in ("RECEIVED", "IN_REVIEW")
+        self.row = self.make_row(
+            PayoutState.RECEIVED if stages else PayoutState.CLEARED,
+            funding_kind=kind,
+            funding_captured=captured,
+            receipt_owned=captured and owned,
+            funding_reversible=reversible,
+            expires_at=expires_at,
+            due_at=self.now,
+        )
+        match begins_at:
+            case "IN_REVIEW":
+                self._apply(Validated("corridors-1"))
+                self._apply(self._screened(ScreeningVerdict.NEEDS_REVIEW))
+            case "DECLINED":
+                self._drive(0, "decline", "truth", lost="nothing")
+            case "UNKNOWN":
+                self._drive(0, "approve", "truth", lost="request")
+                self.now += timedelta(seconds=age_seconds)
+        self.snapshots = [self.row] * len(WORKER_CLOCKS)
+
+    # ---- time
+
+    @rule(seconds=st.sampled_from([1, 5, 20, 65, 65, 100, 100, 100, 600, 3_600, 80_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    # ---- workers
+
+    @rule(worker=WORKERS)
+    def worker_reads(self, worker: int) -> None:
+        self.snapshots[worker] = self.row
+
+    @rule(worker=WORKERS, fresh=st.booleans(), crash=st.sampled_from(["no", "no", "before", "after"]), data=st.data())
+    def worker_decides(self, worker: int, fresh: bool, crash: str, data: st.DataObject) -> None:
+        """Plan on what the worker last read, perhaps long ago; a call it decides on begins later, perhaps never."""
+        if fresh:
+            self.snapshots[worker] = self.row
+        seen = self.snapshots[worker]
+        decision = plan(seen, self._clock(worker), SCHEDULE)
+        if seen.held:
+            assert isinstance(decision, Nothing), "L12: nothing is done for a held row"
+        if crash == "before":
+            return
+        match decision:
+            case MakeCall(call=call):
+                self.intents[worker] = (seen, call)
+            case Step():
+                self._commit_and_follow(worker, seen, decision, None, crash)
+            case RunStage():
+                event = self._stage_event(data)
+                outcome = apply(seen, event, self._clock(worker), SCHEDULE)
+                if isinstance(outcome, Step):
+                    self._commit_and_follow(worker, seen, outcome, event, crash)
+            case Nothing():
+                pass
+
+    @precondition(lambda self: self.intents)
+    @rule(data=st.data(), crash=st.sampled_from(["no", "no", "no", "before", "after"]))
+    def worker_begins_a_call(self, data: st.DataObject, crash: str) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.intents)))
+        seen, kind = self.intents.pop(worker)
+        if crash != "before":
+            self._begin(worker, seen, kind, sends=crash == "no")
+
+    @rule(
+        worker=WORKERS,
+        push_fate=st.sampled_from(PUSH_FATES),
+        query_fate=st.sampled_from(QUERY_FATES),
+        lost=st.sampled_from(["nothing", "reply", "request"]),
+        when_due=st.sampled_from([True, True, True, False]),
+    )
+    def worker_drives(self, worker: int, push_fate: str, query_fate: str, lost: str, when_due: bool) -> None:
+        """What a worker does when nothing interferes: read, decide, call, record. Visa still does as it likes."""
+        if when_due and self.row.due_at is not None:
+            self.now = max(self.now, self.row.due_at)
+        self._drive(worker, push_fate, query_fate, lost=lost)
+
+    # ---- the wire
+
+    @precondition(lambda self: any(call.may_arrive(self.now) for call in self.calls))
+    @rule(data=st.data())
+    def visa_receives(self, data: st.DataObject) -> None:
+        under_way = [index for index, call in enumerate(self.calls) if call.may_arrive(self.now)]
+        call = self.calls[data.draw(st.sampled_from(under_way))]
+        self._arrive(call, data.draw(st.sampled_from(_fates(call.kind))))
+
+    @precondition(lambda self: self.visa.verdict == "PENDING")
+    @rule(approve=st.booleans())
+    def visa_completes_what_was_pending(self, approve: bool) -> None:
+        self.visa.complete_pending(approve)
+        self._check_visas_book()
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), lost=st.booleans(), crash=st.sampled_from(["no", "no", "before", "after"]))
+    def worker_reports(self, data: st.DataObject, lost: bool, crash: str) -> None:
+        """The call's end reaches the row: now, late, twice, or as a time-out that says nothing."""
+        call = self.calls[data.draw(st.integers(0, len(self.calls) - 1))]
+        if call.report is None:
+            if call.reply is None and not lost:
+                call.dead = True
+                call.report = _refused(Refusal.NOT_CONNECTED)
+            else:
+                call.report = UNKNOWN if lost or call.reply is None else call.reply
+        if crash != "before":
+            self._record(call, call.report, crash)
+
+    @precondition(lambda self: self.row.state in UNPAID_ENDS and self.row.attempts > 0)
+    @rule()
+    def visa_contradicts_itself(self) -> None:
+        """An approval after a definite decline: no rule can prevent it, L2 freezes what is left."""
+        self.contradicted = True
+        call = Call(CallKind.QUERY, 0, self.row.attempts, self.now, self.now)
+        self._record(call, PAID, "no")
+        assert self.row.held, "L2: an approval after an unpaid end freezes the row"
+
+    # ---- people
+
+    @rule(who=st.sampled_from(["reviewer", "originator", "hold", "release", "release", "stage"]), data=st.data())
+    def somebody_acts(self, who: str, data: st.DataObject) -> None:
+        """Reviewer, originator, operator, or a slow worker's stage: in any order, repeated, late."""
+        right, favourable = data.draw(st.booleans()), data.draw(st.booleans())
+        match who:
+            case "reviewer":
+                self._reviewer_decides(approved=favourable, right_case=right)
+            case "originator":
+                self._originator_confirms(completed=favourable, right_name=right)
+            case "hold":
+                self._apply(Held("INCIDENT"))
+                assert self.row.held
+            case "release":
+                self._apply(Released("operator-1"))
+            case _:
+                self._stage_result_arrives_again(self._stage_event(data))
+
+    def _reviewer_decides(self, *, approved: bool, right_case: bool) -> None:
+        before = self.row
+        case_id = str(before.review_case_id) if right_case else "payout-0001.999"
+        self._apply(Reviewed(case_id, approved, "reviewer-1", "SEEN"))
+        if before.state is not PayoutState.IN_REVIEW or not right_case or before.review_case_id is None:
+            assert self.row == before, "R1: only the open case's decision counts"
+
+    def _originator_confirms(self, *, completed: bool, right_name: bool) -> None:
+        before = self.row
+        name = compensation_id(before.payout_id) if right_name else "another.compensation"
+        self._apply(Confirmed(name, completed, "confirmation-1"))
+        awaited = before.compensation is CompensationState.REQUIRED
+        if not (right_name and awaited and before.compensation_executor is Executor.ORIGINATOR):
+            assert self.row == before, "C2: only the awaited confirmation counts"
+
+    def _stage_result_arrives_again(self, event: Event) -> None:
+        before = self.row
+        self._apply(event)
+        awaited = PayoutState.VALIDATED if isinstance(event, Screened) else PayoutState.RECEIVED
+        if before.state is not awaited:
+            assert self.row == before, "K1: a stage's result counts once"
+
+    # ---- how a shell does it
+
+    def _clock(self, worker: int) -> datetime:
+        return self.now + WORKER_CLOCKS[worker]
+
+    def _stage_event(self, data: st.DataObject) -> Event:
+        events: list[Event] = [
+            Validated("corridors-1"),
+            Rejected("AMOUNT_INVALID", "The amount is not positive.", "corridors-1"),
+            *(self._screened(verdict) for verdict in ScreeningVerdict),
+        ]
+        return data.draw(st.sampled_from(events))
+
+    @staticmethod
+    def _screened(verdict: ScreeningVerdict) -> Screened:
+        return Screened(verdict, "SCREENED", "Screened.", "corridors-1", "list-1", 7_600, None, None)
+
+    def _apply(self, event: Event) -> None:
+        decision = apply(self.row, event, self.now, SCHEDULE)
+        if isinstance(decision, Step):
+            assert self._commit(self.row, decision, event)
+
+    def _commit_and_follow(self, worker: int, seen: PayoutRow, step: Step, event: Event | None, crash: str) -> None:
+        committed = self._commit(seen, step, event)
+        if committed is not None and step.follow_up is not None and crash != "after":
+            assert not committed.held, "L12: no call follows for a held row"
+            self.intents[worker] = (committed, step.follow_up)
+
+    def _commit(self, seen: PayoutRow, step: Step, event: Event | None) -> PayoutRow | None:
+        if seen.version != self.row.version:
+            return None
+        self._check_step(seen, step, event)
+        self.row = step.row
+        self._check_visas_book()
+        return self.row
+
+    def _begin(self, worker: int, seen: PayoutRow, kind: CallKind, *, sends: bool) -> None:
+        """Ledger.begin: refuses stale, held and leased rows (L2, L3, L12)."""
+        step = self._intent(worker, seen, kind)
+        leased = self.row.lease_until is not None and self.now < self.row.lease_until
+        if step is None or seen.version != self.row.version or self.row.held or leased:
+            return
+        self._check_step(seen, step, None)
+        self._check_begin(kind, step.row)
+        lease_until = self.now + timedelta(seconds=SCHEDULE.lease_seconds)
+        self.row = replace(step.row, lease_owner=f"worker-{worker}", lease_until=lease_until)
+        reversal = kind in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
+        attempt = self.row.compensation_attempts if reversal else self.row.attempts
+        self.calls.append(Call(kind, worker, attempt, self.now, self._clock(worker), dead=not sends))
+
+    def _intent(self, worker: int, seen: PayoutRow, kind: CallKind) -> Step | None:
+        now = self._clock(worker)
+        identity = body = None
+        if kind is CallKind.PUSH and seen.first_intent_at is None:
+            self.issued += 1
+            identity, body = NewIdentity(self.issued, 100_000 + self.issued, "606012000000", now), b"body %d" % self.issued
+        if kind is CallKind.REVERSE and seen.compensation_first_intent_at is None:
+            body = b"reversal body"
+        try:
+            return begin_call(seen, kind, now, SCHEDULE, identity=identity, sealed_body=body)
+        except ValueError:
+            return None  # the core refuses an intent that came too late; the row is driven again
+
+    def _arrive(self, call: Call, fate: str) -> None:
+        match call.kind:
+            case CallKind.PUSH:
+                call.reply = self.visa.push(self.now, fate)
+            case CallKind.REVERSE:
+                call.reply = self.visa.reverse(fate)
+            case CallKind.REVERSAL_QUERY:
+                call.reply = self.visa.query_reversal(fate)
+            case _:
+                call.reply = self.visa.query(fate)
+        self._check_visas_book()
+
+    def _record(self, call: Call, outcome: Outcome, crash: str) -> None:
+        """Evidence is written to the row as it is now, whatever the worker had read (L2)."""
+        before = self.row
+        event = Answered(call.kind, call.attempt, outcome, call.asked_at)
+        decision = apply(before, event, self._clock(call.worker), SCHEDULE)
+        pushed = call.kind not in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
+        if pushed and outcome.kind is OutcomeKind.PAID:
+            self.approval_recorded = True
+        if isinstance(decision, Nothing):
+            return
+        if decision.follow_up is CallKind.PUSH:
+            assert outcome.kind is OutcomeKind.NOT_FOUND, "S3: only a query that knows nothing allows a resend"
+            self.not_found_version = decision.row.version
+        self._commit_and_follow(call.worker, before, decision, event, crash)
+
+    # ---- what must hold
+
+    def _check_step(self, before: PayoutRow, step: Step, event: Event | None) -> None:
+        after = step.row
+        outcome = event.outcome.kind if isinstance(event, Answered) else None
+        push_answer = isinstance(event, Answered) and event.call not in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
+        assert after.version == before.version + 1, "L2: versions rise by one"
+        self._check_end(before, after, outcome if push_answer else None)
+        self._check_compensation(before, after, event, outcome)
+        self._check_identity(before, after)
+        self._check_announcements(after)
+        if before.state is not after.state:
+            assert after.state_version == after.version
+        if before.held and not after.held:
+            assert isinstance(event, Released), "L12: only an operator releases"
+        self._check_lease(after, event)
+
+    def _check_end(self, before: PayoutRow, after: PayoutRow, outcome: OutcomeKind | None) -> None:
+        if before.is_terminal:
+            assert after.state is before.state, "a terminal state never changes"
+            return
+        if after.state is PayoutState.PAID:
+            assert outcome is OutcomeKind.PAID, "PAID only by an approval"
+        if after.state in UNPAID_ENDS:
+            assert not after.ambiguous, "P3, S6: no unpaid end while an attempt is ambiguous"
+            if before.ambiguous:
+                assert outcome is OutcomeKind.DECLINED, "S6: only an answer for the identity settles it"
+            assert self.visa.payments == 0, "orphan: an unpaid end of a payout that Visa paid"
+            assert self.visa.verdict != "PENDING", "orphan: an unpaid end of a payout that Visa may still pay"
+            assert not any(c.kind is CallKind.PUSH and c.may_arrive(self.now) for c in self.calls)
+        if before.state is PayoutState.SUBMITTING and after.state is PayoutState.CLEARED:
+            assert outcome is OutcomeKind.REFUSED, "S4, S6"
+            assert not before.ambiguous, "S4, S6: refused for that attempt only"
+            assert not any(c.kind is CallKind.PUSH and c.may_arrive(self.now) for c in self.calls), "S6"
+        if before.state is PayoutState.UNKNOWN and after.state is not PayoutState.UNKNOWN:
+            left_by = {OutcomeKind.PAID, OutcomeKind.DECLINED, OutcomeKind.PENDING, None}
+            assert outcome in left_by, "S6: UNKNOWN ends by an answer"
+        if before.state in (PayoutState.UNKNOWN, PayoutState.PENDING) and not after.is_terminal:
+            assert after.ambiguous, "S6: what was ambiguous stays so until it is answered"
+
+    def _check_compensation(
+        self, before: PayoutRow, after: PayoutRow, event: Event | None, outcome: OutcomeKind | None
+    ) -> None:
+        if after.compensation is not CompensationState.NONE:
+            assert after.state in UNPAID_ENDS, "C1"
+            assert after.funding_captured, "C1, P4"
+            assert after.receipt_owned, "C1, L7"
+        if before.compensation_action is not None:
+            assert after.compensation_action is before.compensation_action, "C3: the kind never changes"
+            assert after.compensation_executor is before.compensation_executor, "C2: never both"
+        if before.compensation_first_intent_at is not None:
+            assert after.compensation_sealed_body == before.compensation_sealed_body, "C3: the body is fixed"
+            assert after.compensation_first_intent_at == before.compensation_first_intent_at
+        if before.compensation is not CompensationState.COMPENSATED is after.compensation:
+            confirmed = isinstance(event, Confirmed) and event.completed
+            assert confirmed or outcome is OutcomeKind.PAID, "C2, C4: compensated only by proof"
+        if before.compensation is CompensationState.COMPENSATED:
+            assert after.compensation is CompensationState.COMPENSATED
+        if before.compensation_ambiguous:
+            backwards = (CompensationState.REQUIRED, CompensationState.RUNNING)
+            assert after.compensation not in backwards, "C4: an ambiguous reversal is never sent again"
+
+    def _check_identity(self, before: PayoutRow, after: PayoutRow) -> None:
+        if before.first_intent_at is not None:
+            fixed = ("identity_number", "systems_trace_audit_number", "retrieval_reference_number")
+            for name in (*fixed, "first_intent_at", "sealed_body"):
+                assert getattr(after, name) == getattr(before, name), f"S1, S3: {name} is fixed for ever"
+
+    def _check_announcements(self, after: PayoutRow) -> None:
+        events = publications(after)
+        assert events == publications(after), "K3: deterministic"
+        for event in events:
+            known = self.announced.setdefault((event.schema, event.version), event.record)
+            assert known == event.record, "K3: the same event always says the same"
+        results = [event for event in events if event.schema == "PayoutResult"]
+        assert len(results) == (1 if after.is_terminal else 0), "P1: one result for an end, none before"
+        if after.is_terminal:
+            assert after.announce_version >= after.state_version, "K2: an end is announced"
+        if any(event.schema == "CompensationResult" for event in events):
+            assert after.announce_version >= after.compensation_version, "K2: a compensation's end is announced"
+
+    def _check_lease(self, after: PayoutRow, event: Event | None) -> None:
+        """L3, L9: while a push or reversal may still leave, the row shows its lease, or `modes set` would not wait."""
+        if not isinstance(event, Held | Released):
+            return
+        for call in self.calls:
+            current = call.attempt == (after.attempts if call.kind is CallKind.PUSH else after.compensation_attempts)
+            lease_ends_at = call.begun_at + timedelta(seconds=SCHEDULE.lease_seconds)
+            if call.kind in MONEY_MOVING_CALLS and current and call.report is None and self.now < lease_ends_at:
+                assert after.lease_until == lease_ends_at, "L9: a hold must not hide a call that is under way"
+
+    def _check_begin(self, kind: CallKind, begun: PayoutRow) -> None:
+        before = self.row
+        if kind is CallKind.REVERSE:
+            assert not before.compensation_ambiguous, "C4: never sent again while ambiguous"
+            assert before.compensation is CompensationState.REQUIRED
+            assert not self.approval_recorded, "L2, P4: nothing is handed back after an approval was seen"
+            assert not any(c.kind is CallKind.REVERSE and c.may_arrive(self.now) for c in self.calls)
+        if kind is not CallKind.PUSH:
+            return
+        key = (begun.systems_trace_audit_number, begun.retrieval_reference_number, begun.sealed_body)
+        self.identities.add(key)
+        assert len(self.identities) == 1, "S1, S3: one identity and one body, ever"
+        assert before.state in (PayoutState.CLEARED, PayoutState.UNKNOWN)
+        assert not self.approval_recorded
+        if before.first_intent_at is None:
+            return
+        limit = timedelta(seconds=SCHEDULE.resend_limit_seconds + SCHEDULE.clock_skew_seconds)
+        assert self.now - before.first_intent_at < limit, "P3, S3: never after 23 h"
+        assert not any(c.kind is CallKind.PUSH and c.may_arrive(self.now) for c in self.calls), "S3: never while an earlier attempt may arrive"
+        if before.ambiguous:
+            assert self.not_found_version == before.version, "S3: never without a query that knew nothing"
+        else:
+            assert before.state is PayoutState.CLEARED, "S6"
+
+    def _check_visas_book(self) -> None:
+        assert self.visa.payments <= 1, "P2: paid twice"
+        assert self.visa.reversals <= 1, "P4: compensated twice"
+        assert not (self.visa.payments and self.visa.reversals), "P4: paid and compensated"
+        if self.row.state is PayoutState.PAID:
+            assert self.visa.payments == 1, "phantom"
+        if self.row.state in UNPAID_ENDS and not self.contradicted:
+            assert self.visa.payments == 0, "orphan"
+
+    # ---- and in the end
+
+    def teardown(self) -> None:
+        """P1: once faults stop, the row's own schedule leads it to an end or to a person, and then rests."""
+        self.calls = [call for call in self.calls if call.report is None and call.reply is not None]
+        self.intents.clear()
+        for _ in range(STEPS_TO_AN_END):
+            self.visa.complete_pending(approve=True)
+            if self._rests():
+                return
+            assert self.row.due_at is not None, f"K4: {self.row.state}/{self.row.compensation} is never driven again"
+            self.now = max(self.now, self.row.due_at)
+            self._drive_without_faults()
+        raise AssertionError(f"P1: still {self.row.state}/{self.row.compensation} after {STEPS_TO_AN_END} steps")
+
+    def _rests(self) -> bool:
+        row = self.row
+        if row.held or row.state is PayoutState.IN_REVIEW:
+            return row.held or row.due_at is None
+        ours = row.compensation_executor is Executor.PROCESSOR
+        running = row.compensation not in (
+            CompensationState.NONE,
+            CompensationState.COMPENSATED,
+            CompensationState.MANUAL,
+        )
+        if not row.is_terminal or (ours and running):
+            return False
+        assert row.due_at is None, "K4: a row that needs nothing of ours is driven for ever"
+        return True
+
+    def _drive_without_faults(self) -> None:
+        version = self.row.version
+        if self.row.state is PayoutState.RECEIVED:
+            self._apply(Validated("corridors-1"))
+        elif self.row.state is PayoutState.VALIDATED:
+            self._apply(self._screened(ScreeningVerdict.CLEARED))
+        else:
+            self._drive(1, "approve", "truth", lost="nothing")
+        if self.row.version == version and self.row.due_at is not None:
+            # Ledger.due moves due_at forward without a version (K4).
+            self.row = replace(self.row, due_at=self.now + timedelta(seconds=SCHEDULE.stage_patience_seconds))
+
+    def _drive(self, worker: int, push_fate: str, query_fate: str, *, lost: str) -> None:
+        """One worker, undisturbed: what it decides, begins, hears and what that allows next."""
+        self.snapshots[worker] = self.row
+        decision = plan(self.row, self._clock(worker), SCHEDULE)
+        self.intents.pop(worker, None)
+        if isinstance(decision, Step):
+            self._commit_and_follow(worker, self.row, decision, None, "no")
+        if isinstance(decision, MakeCall):
+            self.intents[worker] = (self.row, decision.call)
+        while worker in self.intents:
+            seen, kind = self.intents.pop(worker)
+            version = self.row.version
+            self._begin(worker, seen, kind, sends=True)
+            if self.row.version == version:
+                return
+            call = self.calls[-1]
+            moves_money = kind in MONEY_MOVING_CALLS
+            if not moves_money or lost != "request":
+                self._arrive(call, push_fate if moves_money else query_fate)
+            call.report = UNKNOWN if call.reply is None or (lost == "reply" and moves_money) else call.reply
+            self._record(call, call.report, "no")
+
+
+def test_no_interleaving_pays_twice_loses_or_compensates_a_paid_payout(
+    make_row: Callable[..., PayoutRow], now: datetime
+) -> None:
+    """P1 to P4, with L2, L3, L12, K2, K3, S1 to S6, C1 to C4, R1."""
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: PayoutMachine(make_row, now),
+        settings=settings(
+            max_examples=400,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,76 @@
+"""The ledger's schedule is the only retry there is (S7): bounded, polite and the same when replayed."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.payout.schedule import JITTER_RATIO, Schedule, inquiry_delay, resend_not_before, retry_delay
+
+SCHEDULES = st.sampled_from([Schedule.production(), Schedule.test()])
+PAYOUT_IDS = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
+COUNTS = st.integers(min_value=0, max_value=10**9)
+
+
+@given(schedule=SCHEDULES, payout_id=PAYOUT_IDS, refusals=COUNTS)
+def test_retry_delay_doubles_within_ten_percent_and_never_passes_its_maximum(
+    schedule: Schedule, payout_id: str, refusals: int
+) -> None:
+    """S7: no count overflows, none waits for nothing."""
+    plain = min(2.0 ** min(max(refusals - 1, 0), 60), schedule.retry_max_seconds)
+    seconds = retry_delay(schedule, payout_id, refusals, None).total_seconds()
+    assert plain * (1 - JITTER_RATIO) - 1e-6 <= seconds <= plain * (1 + JITTER_RATIO) + 1e-6
+
+
+@given(schedule=SCHEDULES, payout_id=PAYOUT_IDS, inquiries=COUNTS)
+def test_inquiry_delay_stays_within_its_bounds(schedule: Schedule, payout_id: str, inquiries: int) -> None:
+    """P1: a question is always asked again, and not in a storm."""
+    seconds = inquiry_delay(schedule, payout_id, inquiries).total_seconds()
+    lowest = schedule.inquiry_base_seconds * (1 - JITTER_RATIO) - 1e-6
+    assert lowest <= seconds <= schedule.inquiry_max_seconds * (1 + JITTER_RATIO) + 1e-6
+
+
+@given(
+    schedule=SCHEDULES,
+    payout_id=PAYOUT_IDS,
+    refusals=COUNTS,
+    retry_after=st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_retry_after_is_honoured_up_to_its_limit_whatever_the_peer_wrote(
+    schedule: Schedule, payout_id: str, refusals: int, retry_after: float
+) -> None:
+    """S7: never sooner than asked, never later than the limit, and no number breaks the decision."""
+    seconds = retry_delay(schedule, payout_id, refusals, retry_after).total_seconds()
+    if not math.isnan(retry_after):
+        assert seconds >= min(retry_after, schedule.retry_after_max_seconds) - 1e-6
+    assert seconds <= max(schedule.retry_max_seconds * (1 + JITTER_RATIO), schedule.retry_after_max_seconds) + 1e-6
+
+
+@given(schedule=SCHEDULES, payout_id=PAYOUT_IDS, count=COUNTS)
+def test_a_replayed_decision_gives_the_same_times(schedule: Schedule, payout_id: str, count: int) -> None:
+    """K3: nothing random, nothing from a clock."""
+    assert retry_delay(schedule, payout_id, count, None) == retry_delay(schedule, payout_id, count, None)
+    assert inquiry_delay(schedule, payout_id, count) == inquiry_delay(schedule, payout_id, count)
+
+
+def test_payouts_refused_together_do_not_come_back_together() -> None:
+    """S7: the jitter differs from payout to payout."""
+    schedule = Schedule.production()
+    assert len({retry_delay(schedule, f"payout-{n:04}", 3, None) for n in range(100)}) > 90
+
+
+@pytest.mark.parametrize("schedule", [Schedule.production(), Schedule.test()], ids=["production", "test"])
+def test_nothing_is_resent_while_the_last_attempt_can_still_arrive(schedule: Schedule) -> None:
+    """S3: the in-flight horizon, the lease and the clocks' difference have all passed."""
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    wait = resend_not_before(schedule, at) - at
+    assert wait >= timedelta(seconds=schedule.in_flight_horizon_seconds + schedule.clock_skew_seconds)
+    assert wait >= timedelta(seconds=schedule.lease_seconds + schedule.clock_skew_seconds)
+
+
+@pytest.mark.parametrize("schedule", [Schedule.production(), Schedule.test()], ids=["production", "test"])
+def test_the_resend_limit_keeps_an_hour_of_visas_memory_in_hand(schedule: Schedule) -> None:
+    """P3, S3: never resent after 23 h of the 24 h for which Visa honours a duplicate key."""
+    assert schedule.resend_limit_seconds == 23 * 3600
