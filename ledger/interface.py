@@ -22,7 +22,7 @@ class LedgerError(Exception):
     LedgerError
     ├── LedgerUnavailable   connection-class: the database is away; nothing was decided, pause and try again (rule K5)
     ├── CommitUnknown       a commit was sent and not confirmed; read again before anything else (rule L4)
-    └── RowRejected         this row's data cannot be stored (a zero byte, a reused identity): only this row is affected (L5)
+    └── RowRejected         this row's data cannot be stored (a zero byte, a reused identity): only this row (L5)
     """
 
 
@@ -104,6 +104,7 @@ class DueRow:
     payout_id: str
     version: int
     state: PayoutState
+    attempts: int
     correlation_id: str
 
 
@@ -153,14 +154,19 @@ class Ledger(Protocol):
     async def read(self, payout_id: str) -> PayoutRow | None:
         """The row as it is now. What was only read is not yet durable (rule L4)."""
 
-    async def commit(self, change: Change) -> PayoutRow | None:
-        """Compare-and-set; None when it was lost. Clears the lease. Needs no lease: evidence is always welcome (L2)."""
+    async def commit(self, change: Change, owner: str | None = None) -> PayoutRow | None:
+        """Compare-and-set; None when it was lost. Needs no lease: evidence is always welcome (L2).
+
+        Gives the lease back only when `owner` holds it: his call has ended. Anybody else's write leaves it, because
+        the owner's bytes may still leave (L3, L9).
+        """
 
     async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
         """Compare-and-set an intent and take the lease, for a call that leaves next (rules S2, L3, L9).
 
         Takes the shared mode lock in a statement before the one that reads the mode; refuses held rows, live leases
-        and forbidding modes; `lease_until` is the database's clock_timestamp() plus lease_seconds.
+        and forbidding modes; `lease_until` is the clock_timestamp() of the database plus lease_seconds. `owner` names
+        one call, not one worker: two tasks of a worker are two callers.
         """
 
     async def issue_identity_number(self) -> int:
@@ -173,7 +179,7 @@ class Ledger(Protocol):
         """
 
     async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
-        """Rows with announced_version < announce_version whose last write is older than that, ended ones included (K2)."""
+        """Rows with announced_version < announce_version, last written longer ago than that, ended ones too (K2)."""
 
     async def mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
         """Record (payout_id, announce_version) pairs that the broker confirmed; never moves backwards (K2)."""
@@ -194,7 +200,7 @@ class Ledger(Protocol):
         """
 
     async def counts(self) -> Mapping[str, int]:
-        """Rows per state, and under `compensation:<STATE>`, `held`, `leased`, `unannounced`, `due` what their names say."""
+        """Rows per state, and under `compensation:<STATE>`, `held`, `leased`, `unannounced`, `due` what they say."""
 
     async def close(self) -> None:
         """Give back connections; in-flight commits finish first."""

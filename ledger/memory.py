@@ -101,9 +101,9 @@ class MemoryLedger:
         stored = self._stored.get(payout_id)
         return None if stored is None else stored.row
 
-    async def commit(self, change: Change) -> PayoutRow | None:
+    async def commit(self, change: Change, owner: str | None = None) -> PayoutRow | None:
         """See `Ledger.commit`."""
-        return self._write(lambda: self._commit(change))
+        return self._write(lambda: self._commit(change, owner))
 
     async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
         """See `Ledger.begin`."""
@@ -152,7 +152,7 @@ class MemoryLedger:
         """See `Ledger.set_mode`."""
         deadline = self._clock() + timedelta(seconds=checked_seconds("wait_seconds", wait_seconds))
         record = self._write(lambda: self._set_mode(mode, operator, reason))
-        earlier = {row.payout_id: row.version for row in self._rows() if self._is_leased(row)}
+        earlier = {row.payout_id: row.lease_owner for row in self._rows() if self._is_leased(row)}
         while live := self._still_live(earlier):
             remaining = (deadline - self._clock()).total_seconds()
             if remaining <= 0:
@@ -214,12 +214,13 @@ class MemoryLedger:
         receipt = (row.originator_id, row.funding_kind.value, row.funding_reference)
         return self._receipts.setdefault(receipt, row.payout_id) == row.payout_id
 
-    def _commit(self, change: Change) -> PayoutRow | None:
+    def _commit(self, change: Change, owner: str | None) -> PayoutRow | None:
         values, detail = _storable_change(change)
         stored = self._current(change.before)
         if stored is None:
             return None
-        return self._apply(stored, change, values, detail, None, None)
+        lease = stored.row.lease_owner, stored.row.lease_until
+        return self._apply(stored, change, values, detail, *((None, None) if lease[0] == owner else lease))
 
     def _begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
         values, detail = _storable_change(change)
@@ -283,7 +284,7 @@ class MemoryLedger:
         for _, _, row in picked:
             moved = replace(row, due_at=now + timedelta(seconds=redrive_seconds))
             self._stored[row.payout_id].row = moved
-        return [DueRow(row.payout_id, row.version, row.state, row.correlation_id) for _, _, row in picked]
+        return [DueRow(row.payout_id, row.version, row.state, row.attempts, row.correlation_id) for _, _, row in picked]
 
     def _mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
         _refuse_unstorable([payout_id for payout_id, _ in announced] + [version for _, version in announced])
@@ -307,9 +308,9 @@ class MemoryLedger:
         self.operator_actions.append(self._mode)
         return self._mode
 
-    def _still_live(self, earlier: Mapping[str, int]) -> int:
+    def _still_live(self, earlier: Mapping[str, str | None]) -> int:
         rows = (self._stored[payout_id].row for payout_id in earlier)
-        return sum(self._is_leased(row) and row.version == earlier[row.payout_id] for row in rows)
+        return sum(self._is_leased(row) and row.lease_owner == earlier[row.payout_id] for row in rows)
 
     def _is_leased(self, row: PayoutRow) -> bool:
         return row.lease_until is not None and row.lease_until > self._clock()

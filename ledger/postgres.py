@@ -78,9 +78,10 @@ class _InsertRequest:
 @dataclass(frozen=True, slots=True)
 class _CommitRequest:
     change: Change
+    owner: str | None
 
     def parameters(self) -> list[Any]:
-        return _change_parameters(self.change, ())
+        return _change_parameters(self.change, (self.owner,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +216,9 @@ class PostgresLedger:
         record = await self._pool.read(lambda connection: connection.fetchrow(statements.READ, payout_id))
         return None if record is None else row_from_values(record)
 
-    async def commit(self, change: Change) -> PayoutRow | None:
+    async def commit(self, change: Change, owner: str | None = None) -> PayoutRow | None:
         """See `Ledger.commit`."""
-        return await self._writer.commit(_CommitRequest(change))
+        return await self._writer.commit(_CommitRequest(change, owner))
 
     async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
         """See `Ledger.begin`. Any live lease refuses, the same owner's too: two tasks of a worker are two callers."""
@@ -233,10 +234,7 @@ class PostgresLedger:
         """See `Ledger.due`."""
         parameters = (checked_limit(limit), checked_seconds("redrive_seconds", redrive_seconds))
         records = await self._write_rows(statements.DUE, parameters)
-        return [
-            DueRow(record["payout_id"], record["version"], PayoutState(record["state"]), record["correlation_id"])
-            for record in records
-        ]
+        return [DueRow(**{**record, "state": PayoutState(record["state"])}) for record in records]
 
     async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
         """See `Ledger.unannounced`."""
@@ -289,22 +287,22 @@ class PostgresLedger:
         """What the server promises a confirmed commit; for preflight, which refuses what is not `is_safe`."""
         return Durability(**await self._pool.read(lambda connection: connection.fetchrow(statements.DURABILITY)))
 
-    async def _write_mode(self, mode: Mode, operator: str, reason: str) -> tuple[ModeRecord, Mapping[str, int]]:
-        """Set the mode under its lock; also the leases (payout_id to version) that were live at that moment."""
+    async def _write_mode(self, mode: Mode, operator: str, reason: str) -> tuple[ModeRecord, Mapping[str, str]]:
+        """Set the mode under its lock; also the leases (payout_id to owner) that were live at that moment."""
         opening = statements.OPEN_UNDER_MODE_LOCK.format(milliseconds=round(MODE_LOCK_SECONDS * 1000))
 
-        async def work(connection: Connection, progress: Progress) -> tuple[ModeRecord, Mapping[str, int]]:
+        async def work(connection: Connection, progress: Progress) -> tuple[ModeRecord, Mapping[str, str]]:
             async with transaction(connection, opening):
                 record = _mode_record(await connection.fetchrow(statements.SET_MODE, mode.value, operator, reason))
                 # Under the exclusive lock no `begin` is half-way: this is every lease begun earlier.
                 leases = await connection.fetch(statements.LIVE_LEASES)
                 progress.sending(connection)
                 await connection.execute("COMMIT")
-            return record, {lease["payout_id"]: lease["version"] for lease in leases}
+            return record, {lease["payout_id"]: lease["lease_owner"] for lease in leases}
 
         return await self._pool.write(work, self._pool.timeouts.write_seconds + MODE_LOCK_SECONDS)
 
-    async def _still_live(self, earlier: Mapping[str, int]) -> int:
+    async def _still_live(self, earlier: Mapping[str, str]) -> int:
         if not earlier:
             return 0
         columns = (list(earlier), list(earlier.values()))

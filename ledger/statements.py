@@ -27,7 +27,8 @@ CHANGE_EXTRAS: Final = (
     ("transition", "text"),
     ("detail", "jsonb"),
 )
-BEGIN_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"), ("lease_seconds", "double precision"))
+COMMIT_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"))
+BEGIN_EXTRAS: Final = (*COMMIT_EXTRAS, ("lease_seconds", "double precision"))
 
 
 def _request(columns: Sequence[str], extras: Sequence[tuple[str, str]]) -> str:
@@ -93,7 +94,13 @@ SELECT {_listed(COLUMNS, "c.")}, {_OWNED.format(row="c")} FROM changed AS c
 """
 
 
-COMMIT: Final = _compare_and_set(CHANGE_EXTRAS, "lease_owner = NULL, lease_until = NULL", "")
+COMMIT: Final = _compare_and_set(
+    COMMIT_EXTRAS,
+    "lease_owner = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_owner END, "
+    "lease_until = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_until END",
+    "",
+)
+"""Only the owner gives a lease back: his bytes may still leave, whatever others write meanwhile (rules L3, L9)."""
 
 BEGIN: Final = _compare_and_set(
     BEGIN_EXTRAS,
@@ -126,9 +133,9 @@ WITH picked AS (
 ), moved AS (
     UPDATE payouts AS p SET due_at = statement_timestamp() + make_interval(secs => $2)
     FROM picked WHERE p.payout_id = picked.payout_id
-    RETURNING p.payout_id, p.version, p.state, p.correlation_id, picked.due_at AS was_due_at
+    RETURNING p.payout_id, p.version, p.state, p.attempts, p.correlation_id, picked.due_at AS was_due_at
 )
-SELECT payout_id, version, state, correlation_id FROM moved ORDER BY was_due_at, payout_id
+SELECT payout_id, version, state, attempts, correlation_id FROM moved ORDER BY was_due_at, payout_id
 """
 
 UNANNOUNCED: Final = f"""
@@ -184,11 +191,11 @@ WITH earlier AS (SELECT mode FROM modes), changed AS (
 SELECT mode, set_at, operator, reason FROM changed
 """
 
-LIVE_LEASES: Final = "SELECT payout_id, version FROM payouts WHERE lease_until > clock_timestamp()"
+LIVE_LEASES: Final = "SELECT payout_id, lease_owner FROM payouts WHERE lease_until > clock_timestamp()"
 
 STILL_LIVE: Final = """
-SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS earlier (payout_id, version)
-JOIN payouts AS p ON p.payout_id = earlier.payout_id AND p.version = earlier.version
+SELECT count(*) FROM unnest($1::text[], $2::text[]) AS earlier (payout_id, lease_owner)
+JOIN payouts AS p ON p.payout_id = earlier.payout_id AND p.lease_owner = earlier.lease_owner
 WHERE p.lease_until > clock_timestamp()
 """
 

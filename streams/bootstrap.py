@@ -220,6 +220,7 @@ class WorkerRuntime:
         self._background = [
             asyncio.create_task(announcer.mark_forever(), name="announcement marks"),
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
+            asyncio.create_task(sweeper.gauge_forever(), name="gauges"),
             asyncio.create_task(self._beat(), name="watchdog beat"),
         ]
         log.info("worker open", extra={"agents": ",".join(self.agents), "profile": settings.payouts_profile.value})

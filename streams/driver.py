@@ -1,6 +1,7 @@
 """Drives a payout as far as it can go now: decide (pure), commit (ledger), call (Visa), announce (Kafka)."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Collection
 from enum import StrEnum
@@ -61,6 +62,7 @@ class Driver:
         self._announcer = announcer
         self._owner = owner
         self._metrics = metrics
+        self._calls_begun = itertools.count(1)
 
     async def drive(self, row: PayoutRow, work: Collection[Work] = ALL_WORK) -> PayoutRow:
         """Run what the row needs until nothing more can be done now, and announce where it stands.
@@ -126,7 +128,8 @@ class Driver:
             )
             change = Change(row, step.row, step.transition, self._owner, step.detail)
             asked_at = self.clock()
-            begun = await self.ledger.begin(change, self._owner, self.schedule.lease_seconds)
+            owner = f"{self._owner}/{next(self._calls_begun)}"
+            begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds)
             if isinstance(begun, NotBegun):
                 self._metrics.compare_and_set_lost.inc()
                 lost = begun is NotBegun.LOST
@@ -134,12 +137,12 @@ class Driver:
             self._moved(begun, step)
             outcome = await calls.make(begun, call, prepared, deadline)
         attempt = begun.compensation_attempts if _is_reversal(call) else begun.attempts
-        row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at))
+        row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at), owner)
         if follow_up is not None:
             return await self._call(calls, row, follow_up)
         return row, False
 
-    async def _record(self, row: PayoutRow, answered: Answered) -> tuple[PayoutRow, CallKind | None]:
+    async def _record(self, row: PayoutRow, answered: Answered, owner: str) -> tuple[PayoutRow, CallKind | None]:
         """Write what a call has proven, however long the database takes to come back (rules L2, S2)."""
         pause_seconds = PAUSE_FIRST_SECONDS
         for _ in range(EVIDENCE_TRIES_MAX):
@@ -147,7 +150,7 @@ class Driver:
                 step = state_machine.apply(row, answered, self.clock(), self.schedule)
                 if isinstance(step, Nothing):
                     return row, None
-                committed = await self._commit(row, step)
+                committed = await self._commit(row, step, owner)
                 if committed is not None:
                     return committed, step.follow_up
                 row = await self._again(row.payout_id)
@@ -163,8 +166,9 @@ class Driver:
         except LedgerUnavailable:
             return row
 
-    async def _commit(self, row: PayoutRow, step: Step) -> PayoutRow | None:
-        committed = await self.ledger.commit(Change(row, step.row, step.transition, self._owner, step.detail))
+    async def _commit(self, row: PayoutRow, step: Step, owner: str | None = None) -> PayoutRow | None:
+        change = Change(row, step.row, step.transition, self._owner, step.detail)
+        committed = await self.ledger.commit(change, owner)
         if committed is None:
             self._metrics.compare_and_set_lost.inc()
             return None

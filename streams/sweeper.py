@@ -22,6 +22,9 @@ BATCH_MAX = 200
 UNANNOUNCED_AFTER_SECONDS = 3.0
 """A publish that the broker has not confirmed by then was lost, or its mark was: publish again."""
 
+GAUGE_EVERY_SECONDS = 15.0
+"""Counting rows is a scan; a scrape interval is as fresh as anybody looks."""
+
 STAGE_TOPICS = {
     PayoutState.RECEIVED: "payout_requests",
     PayoutState.VALIDATED: "payout_validated",
@@ -71,13 +74,22 @@ class Sweeper:
             self._metrics.swept.labels("announced").inc()
             moved += 1
         due = await self._ledger.due(BATCH_MAX, self._schedule.lease_seconds + self._schedule.clock_skew_seconds)
-        lagging = {state for state in {row.state for row in due} if await self._is_lagging(state)}
+        waiting = {row.state for row in due if row.attempts == 0}
+        lagging = {state for state in waiting if await self._is_lagging(state)}
         for row in due:
-            if row.state not in lagging:
+            if row.attempts or row.state not in lagging:
                 await self._publish_retry(row)
                 moved += 1
-        await self._gauge()
         return moved
+
+    async def gauge_forever(self) -> None:
+        """Keep the gauges of states and mode; counting reads the whole table, so it is done seldom."""
+        while True:
+            try:
+                await self._gauge()
+            except LedgerError as error:
+                log.warning("gauges not read", extra={"error": type(error).__name__})
+            await asyncio.sleep(GAUGE_EVERY_SECONDS)
 
     async def _is_lagging(self, state: PayoutState) -> bool:
         topic = STAGE_TOPICS.get(state)

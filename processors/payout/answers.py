@@ -5,9 +5,12 @@ from typing import Any
 
 from processors.payout.events import Answered, CallKind
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
-from processors.payout.row import UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
+from processors.payout.row import COMPENSATION_ENDS, UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule, inquiry_delay, resend_not_before, retry_delay
 from processors.payout.step import Nothing, Step, compensation_moved, ended_unpaid, kept, moved, paid
+
+APPROVED_AFTER_UNPAID_END = "APPROVED_AFTER_UNPAID_END"
+"""Why a row is frozen: Visa approved what the ledger had ended unpaid. A page, always (rule L2)."""
 
 
 def apply_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -34,12 +37,23 @@ def _approved(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
     if row.state is PayoutState.PAID:
         return Nothing("already paid")
     if row.state in UNPAID_ENDS:
-        if row.held and row.hold_reason == "APPROVED_AFTER_UNPAID_END":
-            return Nothing("already frozen")
-        frozen = kept(row, held=True, hold_reason="APPROVED_AFTER_UNPAID_END", due_at=None)
-        return Step(frozen, "approved_after_unpaid_end", _evidence(event))
+        return _frozen(row, event, now)
     facts = _facts(row, event.outcome)
     return Step(paid(row, now, reason_code=event.outcome.reason_code, **facts), "paid", _evidence(event))
+
+
+def _frozen(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
+    """L2: the payout was paid after all. Nothing of its compensation may go on by itself, not even after a release."""
+    if row.compensation_reason_code == APPROVED_AFTER_UNPAID_END or row.hold_reason == APPROVED_AFTER_UNPAID_END:
+        return Nothing("already frozen")
+    hold: dict[str, Any] = {"held": True, "hold_reason": APPROVED_AFTER_UNPAID_END, "due_at": None}
+    if row.compensation in COMPENSATION_ENDS:
+        return Step(kept(row, **hold), "approved_after_unpaid_end", _evidence(event))
+    hold["compensation_reason_code"] = APPROVED_AFTER_UNPAID_END
+    if row.compensation is not CompensationState.REQUIRED:
+        return Step(kept(row, **hold), "approved_after_unpaid_end", _evidence(event))
+    manual = compensation_moved(row, CompensationState.MANUAL, now, announce=True, **hold)
+    return Step(manual, "approved_after_unpaid_end", _evidence(event))
 
 
 def _apply_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -206,7 +220,7 @@ def _apply_reversal_answer(row: PayoutRow, event: Answered, now: datetime, sched
     if row.compensation is not CompensationState.RUNNING:
         return Nothing("the reversal is unknown already; only a reversal row or a person ends it (C4)")
     match outcome.kind:
-        case OutcomeKind.REFUSED if not row.compensation_ambiguous and outcome.refusal is not Refusal.REQUEST_INVALID:
+        case OutcomeKind.REFUSED if _may_reverse_again(row, outcome):
             due_at = now + retry_delay(schedule, row.payout_id, row.compensation_attempts, outcome.retry_after_seconds)
             again = compensation_moved(row, CompensationState.REQUIRED, now, announce=False, due_at=due_at)
             return Step(again, "reversal_refused", _evidence(event))
@@ -220,6 +234,12 @@ def _apply_reversal_answer(row: PayoutRow, event: Answered, now: datetime, sched
                 row, CompensationState.UNKNOWN, now, announce=False, compensation_ambiguous=True, due_at=due_at
             )
             return Step(unknown, "reversal_unknown", _evidence(event))
+
+
+def _may_reverse_again(row: PayoutRow, outcome: Outcome) -> bool:
+    """Refused before any effect, for a reason that passes, and nobody has learnt since that the payout was paid."""
+    frozen = row.compensation_reason_code == APPROVED_AFTER_UNPAID_END
+    return not row.compensation_ambiguous and outcome.refusal is not Refusal.REQUEST_INVALID and not frozen
 
 
 def _apply_reversal_query(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:

@@ -50,7 +50,7 @@ class Outcome:
 
     kind: OutcomeKind
     reason_code: str
-    """Stable, upper-case, for a caller to act on: `ACTION_CODE_05`, `HTTP_503`, `READ_TIMEOUT`, `QUERY_NOT_FOUND`, ..."""
+    """Stable, upper-case, for a caller to act on: `ACTION_CODE_05`, `READ_TIMEOUT`, `QUERY_NOT_FOUND`, ..."""
     refusal: Refusal | None = None
     http_status: int | None = None
     action_code: str | None = None

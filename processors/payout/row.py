@@ -182,7 +182,7 @@ class PayoutRow:
     announced_version: int = 0
     """Written by the ledger after the broker's confirmation; never by a decision."""
 
-    # Lease (rule L3), by the database's clock; written by `Ledger.begin`, cleared by the decision that ends the call.
+    # Lease (rule L3), by the database's clock; taken by `Ledger.begin`, given back by its owner's commit alone.
     lease_owner: str | None = None
     lease_until: datetime | None = None
 

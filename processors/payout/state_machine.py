@@ -5,6 +5,7 @@
 approval freezes an unpaid end, rule L2).
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from processors.payout.answers import apply_answer
@@ -58,7 +59,10 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
         case Released():
             if not row.held:
                 return Nothing("not held")
-            return Step(kept(row, held=False, hold_reason=None, due_at=now), "released", {"by": event.actor})
+            released = kept(row, held=False, hold_reason=None)
+            # What the row itself asks for next is ours to drive; what waits for people is not.
+            waits_for_people = isinstance(plan(released, now, schedule), Nothing)
+            return Step(replace(released, due_at=None if waits_for_people else now), "released", {"by": event.actor})
 
 
 def _validated(row: PayoutRow, event: Validated, now: datetime, schedule: Schedule) -> Step | Nothing:

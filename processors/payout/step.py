@@ -60,7 +60,7 @@ def after(seconds: float, now: datetime) -> datetime:
 
 
 def moved(row: PayoutRow, state: PayoutState, now: datetime, *, announce: bool, **changes: Any) -> PayoutRow:
-    """The row in a new state, its version one higher, its lease given back."""
+    """The row in a new state, its version one higher. Leases are the ledger's: no decision touches them (L3)."""
     version = row.version + 1
     return replace(
         row,
@@ -69,15 +69,13 @@ def moved(row: PayoutRow, state: PayoutState, now: datetime, *, announce: bool, 
         state_version=version,
         state_at=now,
         announce_version=version if announce else row.announce_version,
-        lease_owner=None,
-        lease_until=None,
         **changes,
     )
 
 
 def kept(row: PayoutRow, **changes: Any) -> PayoutRow:
-    """The row in the same state with other facts, its version one higher, its lease given back."""
-    return replace(row, version=row.version + 1, lease_owner=None, lease_until=None, **changes)
+    """The row in the same state with other facts, its version one higher."""
+    return replace(row, version=row.version + 1, **changes)
 
 
 def paid(row: PayoutRow, now: datetime, **changes: Any) -> PayoutRow:
@@ -136,7 +134,5 @@ def compensation_moved(
         compensation_version=version,
         compensation_at=now,
         announce_version=version if announce else row.announce_version,
-        lease_owner=None,
-        lease_until=None,
         **changes,
     )

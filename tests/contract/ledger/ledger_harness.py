@@ -91,8 +91,8 @@ async def inserted(ledger: Ledger, number: int = 1, **changes: Any) -> PayoutRow
 
 
 async def committed(ledger: Ledger, change: Change) -> PayoutRow:
-    """Commit a change that nobody competes for."""
-    row = await ledger.commit(change)
+    """Commit a change that nobody competes for, by whoever holds the lease."""
+    row = await ledger.commit(change, change.before.lease_owner)
     assert row is not None
     return row
 

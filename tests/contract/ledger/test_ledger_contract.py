@@ -320,6 +320,19 @@ async def test_l12_nothing_begins_for_a_held_row(harness: Harness) -> None:
     assert (await begun(harness.ledger, released)).lease_owner == OWNER
 
 
+async def test_l3_l9_only_its_owner_gives_a_lease_back(harness: Harness) -> None:
+    """A hold in the middle of a call must not let the next caller, or a mode change, believe that the call is over."""
+    row = await begun(harness.ledger, await inserted(harness.ledger))
+    held = await harness.ledger.commit(step(row, held=True, hold_reason="a person looks at it"))
+    assert held is not None
+    assert (held.lease_owner, held.lease_until) == (row.lease_owner, row.lease_until)
+    released = await harness.ledger.commit(step(held, held=False, hold_reason=None), "somebody else")
+    assert released is not None
+    assert await harness.ledger.begin(step(released), "worker-2", 60) is NotBegun.LEASED
+    with pytest.raises(LeasesStillLive):
+        await harness.ledger.set_mode(Mode.HALTED, "operator", "the lease of a held row counts too", 0)
+
+
 async def test_l3_a_commit_clears_the_lease(harness: Harness) -> None:
     row = await begun(harness.ledger, await inserted(harness.ledger))
     row = await committed(harness.ledger, step(row, state=PayoutState.UNKNOWN))

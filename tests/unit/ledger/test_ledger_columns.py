@@ -36,7 +36,7 @@ def test_every_column_has_a_type() -> None:
     ("statement", "columns", "extras"),
     [
         (statements.INSERT, statements.INSERT_COLUMNS, statements.INSERT_EXTRAS),
-        (statements.COMMIT, MUTABLE_COLUMNS, statements.CHANGE_EXTRAS),
+        (statements.COMMIT, MUTABLE_COLUMNS, statements.COMMIT_EXTRAS),
         (statements.BEGIN, MUTABLE_COLUMNS, statements.BEGIN_EXTRAS),
     ],
     ids=["insert", "commit", "begin"],

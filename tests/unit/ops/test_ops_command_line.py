@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,7 @@ def run(*words: str, **environment: str | None) -> Result:
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
         "DATABASE_URL": f"postgresql://payouts:{PASSWORD}@127.0.0.1:1/payouts",
     }
-    result = CliRunner().invoke(app, list(words), env={**quiet, **environment})
-    return result
+    return CliRunner().invoke(app, list(words), env={**quiet, **environment})
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -126,8 +127,7 @@ def failing(error: Exception) -> Result:
         """So that there is a group."""
 
     secret = {"DATABASE_URL": f"postgresql://payouts:{PASSWORD}@127.0.0.1:1/payouts", "PAYOUTS_PROFILE": "test"}
-    result = CliRunner().invoke(group, ["one"], env=secret)
-    return result
+    return CliRunner().invoke(group, ["one"], env=secret)
 
 
 def test_a_failure_says_what_why_and_what_to_do_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +166,6 @@ def test_settings_errors_list_every_problem_and_no_value() -> None:
     for name in ("PAYOUTS_HTTP_PORT", "DATABASE_POOL_MAX", "KAFKA_SECURITY_PROTOCOL"):
         assert name in result.stderr
     assert CARD not in result.stderr
-    missing = run("--settings-file", "/nonexistent/payouts.env", "lag")
-    assert missing.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(
@@ -223,6 +221,7 @@ def test_a_database_that_is_away_is_exit_code_6(words: tuple[str, ...]) -> None:
         ("review", "approve", "order-2026-0001.3", "--reason-code", "lower"),
         ("topics", "ensure", "--partitions", "0"),
         ("schemas", "push"),
+        ("--settings-file", "/nonexistent/payouts.env", "lag"),
     ],
     ids=" ".join,
 )
@@ -278,6 +277,14 @@ def test_a_registry_that_is_away_is_exit_code_6() -> None:
         assert run("schemas", "check", SCHEMA_REGISTRY_URL=url).exit_code == ExitCode.UNREACHABLE
 
 
+@pytest.mark.parametrize("url", ["ftp://h", "http://", f"http://u:{PASSWORD}@h", "http://[", "registry:8081"])
+def test_an_address_of_a_registry_that_cannot_be_right_is_exit_code_2(url: str) -> None:
+    """Settings errors are the user's, not faults of ours."""
+    result = run("schemas", "check", SCHEMA_REGISTRY_URL=url)
+    assert result.exit_code == ExitCode.USAGE
+    assert PASSWORD not in result.stderr
+
+
 def test_a_dry_run_checks_a_file_without_any_server(tmp_path: Path) -> None:
     """Nothing is sent, so nothing has to run."""
     path = tmp_path / "bad.jsonl"
@@ -310,3 +317,17 @@ def test_the_commands_know_the_workers_own_tables() -> None:
 def test_a_failure_without_reasons_is_one_line() -> None:
     """No empty lines where there is nothing to say."""
     assert CommandFailed(ExitCode.FOUND, "it is not there").lines() == ["error: it is not there"]
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m ops` works where the script is not on the path."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ops", "worker", "--agents", "nobody"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: 1 of the agents named are not known")

@@ -22,7 +22,7 @@ from ops.payout_lines import (
     BadLine,
     Line,
     RequestBuilder,
-    check_no_clear_card,
+    check_nothing_in_clear,
     csv_lines,
     json_lines,
 )
@@ -159,6 +159,9 @@ def test_the_key_is_not_asked_for_when_everything_is_encrypted_already() -> None
         ({"destination": {"kind": "CARD", "card": {"card": {}, "encrypted_card": "x"}}}, "give one of them"),
         ({"personal_data": {"sender": {"name": "A"}}}, "personal_data: it fails the rule 'required'"),
         ({"personal_data": {"sender": {"name": "A\u0000"}, "recipient": {"name": "B"}}}, "control"),
+        ({"personal_data": "Ann Marchetti"}, "personal_data: is not encrypted"),
+        ({"destination": {"kind": "CARD", "card": {"encrypted_card": "a.b.c.d.e"}}}, "is not encrypted"),
+        ({"destination": {"kind": "ACCOUNT", "account": {"encrypted_account": "DE1"}}}, "is not encrypted"),
         ({"surprise": 1}, "does not know: surprise"),
         ({CARD: 1}, "its name is not printed"),
         ({"purpose": ["x"]}, "purpose"),
@@ -380,4 +383,4 @@ def test_a_record_that_the_codec_took_is_still_searched_for_cards() -> None:
     record = document(requested_at=NOW, correlation_id="c", personal_data=None, purpose=f"for {CARD}")
     record["destination"] = {"kind": "CARD", "card": {"token_reference": "t"}}
     with pytest.raises(BadLine, match="purpose"):
-        check_no_clear_card(record)
+        check_nothing_in_clear(record)

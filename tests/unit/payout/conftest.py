@@ -79,7 +79,13 @@ def build_row(state: PayoutState = PayoutState.RECEIVED, **changes: Any) -> Payo
 
 
 def build_answer(
-    row: PayoutRow, call: CallKind, kind: OutcomeKind, *, asked_at: datetime = NOW, attempt: int | None = None, **more: Any
+    row: PayoutRow,
+    call: CallKind,
+    kind: OutcomeKind,
+    *,
+    asked_at: datetime = NOW,
+    attempt: int | None = None,
+    **more: Any,
 ) -> Answered:
     """An answer to the row's latest attempt, asked just now unless the test says otherwise."""
     reversal = call in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)

@@ -73,7 +73,9 @@ def test_stop_kills_what_does_not_listen(ready_path: Path) -> None:
 def test_a_frozen_process_is_stopped_too(ready_path: Path) -> None:
     process = _started(OBEDIENT, ready_path)
     process.pause()
-    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    # The kernel stops it at its next opportunity, not within the call.
+    frozen = psutil.Process(process.pid)
+    process.wait_ready(lambda: frozen.status() == psutil.STATUS_STOPPED, timeout_seconds=READY_SECONDS)
     process.stop(READY_SECONDS)
     assert process.exit_code == -signal.SIGTERM
 

@@ -109,13 +109,25 @@ def test_a_signal_during_the_clean_up_does_not_cut_it_short() -> None:
 
 
 def test_sigterm_unwinds_the_stack_and_the_handlers_are_given_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    restore = stack_module.raise_on_ending_signals()
-    with pytest.raises(SystemExit) as caught:
-        signal.raise_signal(signal.SIGTERM)
-    restore()
-    assert caught.value.code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == before
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        restore = stack_module.raise_on_ending_signals()
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        restore()
+        assert caught.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_somebody_set_is_left_alone() -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        stack_module.raise_on_ending_signals()()
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("nodes", "replicas", "in_sync"), [(1, "1", "1"), (3, "3", "2")])

@@ -1,0 +1,88 @@
+"""The command `payouts`: every noun has its file, mounted here."""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops import (
+    compensations,
+    dev,
+    doctor,
+    keys,
+    lag,
+    ledger,
+    modes,
+    results,
+    review,
+    schemas,
+    send,
+    show,
+    topics,
+    worker,
+)
+from ops.application import DEBUG_VARIABLE, CommandGroup, ending, new_app
+from ops.exit_codes import ExitCode
+
+SETTINGS_VARIABLE = "PAYOUTS_SETTINGS_FILE"
+
+app = new_app("Payouts through Visa Direct: send requests, follow results, look after what runs.")
+app.info.cls = CommandGroup
+app.info.epilog = ending(
+    "payouts send payouts.jsonl --journal sent.jsonl",
+    "payouts results --follow",
+    "payouts show order-2026-000017",
+    "payouts doctor",
+    codes=tuple(ExitCode),
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        try:
+            print(version("payout-streams"))
+        except PackageNotFoundError:
+            print("not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of failures, without secrets.")] = False,
+    settings_file: Annotated[
+        Path | None, typer.Option(help=f"A file of NAME=value lines ({SETTINGS_VARIABLE}); the environment wins.")
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Payouts through Visa Direct: send requests, follow results, look after what runs.
+
+    Data goes to stdout (--output table or json), messages to stderr. Settings come from the environment.
+    """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    if settings_file is not None:
+        os.environ[SETTINGS_VARIABLE] = str(settings_file)
+
+
+for command in (worker, send, results, compensations, show, lag, doctor):
+    command.register(app)
+for name, noun in (
+    ("topics", topics.app),
+    ("schemas", schemas.app),
+    ("ledger", ledger.app),
+    ("modes", modes.app),
+    ("review", review.app),
+    ("keys", keys.app),
+    ("dev", dev.app),
+):
+    app.add_typer(noun, name=name)
+
+
+def main() -> None:
+    """Run the command line; ends the process with one of `ops.exit_codes`."""
+    app(prog_name="payouts", args=sys.argv[1:])

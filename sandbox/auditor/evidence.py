@@ -1,0 +1,235 @@
+"""What the auditor knows about a run, as plain values; and the journal that a producer keeps for it.
+
+A producer appends one line to the journal when the broker has acknowledged a record, and not before: the journal is
+the only list of what was accepted. It holds recipients' card numbers in clear, so it is an input file of a test,
+readable by its owner only, and it is not searched for leaks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# A line is one record's facts; a longer one was not written by `append_accepted`.
+JOURNAL_LINE_BYTES_MAX = 16 * 1024
+
+
+class JournalUnreadable(ValueError):
+    """A line of the journal is not what `append_accepted` writes. Names the line, quotes nothing of it."""
+
+
+class Position(NamedTuple):
+    """Where a record lies in Kafka; `topic` is the name on the cluster."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One record that the broker acknowledged to its producer. Amounts are in minor units of `currency`."""
+
+    position: Position
+    payout_id: str | None
+    """None for bytes that are no request."""
+    value_sha256: str
+    amount_minor: int | None = None
+    currency: str | None = None
+    recipient: str | None = field(default=None, repr=False)
+    """The card number or token reference that is to be paid; None if the producer does not say."""
+    kind: str | None = None
+    """What the producer meant by it: payout, repeat, conflict or raw. For people; no verdict rests on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What the verdict needs of a row of `payouts`."""
+
+    payout_id: str
+    position: Position
+    amount_minor: int
+    currency: str
+    state: str
+    received_at: datetime
+    first_intent_at: datetime | None = None
+    held: bool = False
+    compensation: str = "NONE"
+    compensation_at: datetime | None = None
+    compensation_executor: str | None = None
+    compensation_reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A record that did not become a row, as the ledger remembers it: REPEAT, REFUSED or DEAD_LETTER."""
+
+    position: Position
+    disposition: str
+    payout_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEvent:
+    """One record of `payout_results`."""
+
+    payout_id: str
+    event_id: str
+    status: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationDemand:
+    """One record of `payout_failed_requires_compensation`."""
+
+    payout_id: str
+    event_id: str
+    compensation_id: str
+    executor: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationEnd:
+    """One record of `payout_compensation_results`."""
+
+    payout_id: str
+    event_id: str
+    status: str
+    executor: str
+    transaction_identifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StandInEntry:
+    """One entry of the stand-in's own ledger; `amount` is decimal text in `currency` (ISO 4217 alphabetic)."""
+
+    entry_id: int
+    operation: str
+    """push, funding or reverse."""
+    money_moved: bool
+    amount: str
+    currency: str
+    recipient_fingerprint: str
+    sender_reference: str | None
+    transaction_identifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardPull:
+    """A card pull (AFT) that an accepted request names as its funding."""
+
+    transaction_identifier: str
+    payout_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A card number in an artefact (a file, a topic, a table). Holds no digit of it but the last four."""
+
+    artefact: str
+    where: str
+    encoding: str
+    ending: str | None
+    """Last four digits of one of the run's own numbers; None for a number that only looks like a card's."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything a verdict rests on."""
+
+    fingerprint_key: bytes = field(repr=False)
+    """The stand-in's key for recipients' fingerprints."""
+    accepted: list[Accepted] = field(default_factory=list)
+    rows: list[LedgerRow] = field(default_factory=list)
+    intake: list[Intake] = field(default_factory=list)
+    results: list[ResultEvent] = field(default_factory=list)
+    demands: list[CompensationDemand] = field(default_factory=list)
+    compensation_ends: list[CompensationEnd] = field(default_factory=list)
+    refusals: set[Position] = field(default_factory=set)
+    """Sources named by the records of `payout_refusals`."""
+    dead_letters: set[Position] = field(default_factory=set)
+    """Sources named by the records of `payout_dead_letters`."""
+    entries: list[StandInEntry] = field(default_factory=list)
+    pulls: list[CardPull] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Sentences about evidence that contradicts itself: an acknowledged record that the topic does not hold, …"""
+
+
+def append_accepted(
+    path: Path,
+    *,
+    payout_id: str | None,
+    topic: str,
+    partition: int,
+    offset: int,
+    value: bytes,
+    amount_minor: int | None,
+    currency: str | None,
+    recipient: str | None,
+    kind: str | None = None,
+) -> None:
+    """Append one acknowledged record to the journal; call it from the delivery report, when it brings no error.
+
+    `topic` is the name on the cluster; `recipient` the card number or token reference to be paid. One write of one
+    line, so that several producers may share a journal and a killed one leaves no half of a line.
+    """
+    line = {
+        "payout_id": payout_id,
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "value_sha256": hashlib.sha256(value).hexdigest(),
+        "amount_minor": amount_minor,
+        "currency": currency,
+        "recipient": recipient,
+        "kind": kind,
+    }
+    data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    if len(data) > JOURNAL_LINE_BYTES_MAX:
+        raise ValueError("a line of the journal is too long: is the payout_id or the recipient really one?")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def read_journal(path: Path) -> list[Accepted]:
+    """Every acknowledged record, in the order of acknowledgement. Raises JournalUnreadable, OSError."""
+    accepted: list[Accepted] = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            accepted.append(_accepted(line, number))
+    return accepted
+
+
+def _accepted(line: bytes, number: int) -> Accepted:
+    try:
+        return _from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        what = type(error).__name__
+    raise JournalUnreadable(f"line {number} of the journal is not a line of `append_accepted` ({what})")
+
+
+def _from_json(facts: dict[str, Any]) -> Accepted:
+    amount = facts["amount_minor"]
+    return Accepted(
+        position=Position(str(facts["topic"]), int(facts["partition"]), int(facts["offset"])),
+        payout_id=facts["payout_id"],
+        value_sha256=str(facts["value_sha256"]),
+        amount_minor=None if amount is None else int(amount),
+        currency=facts["currency"],
+        recipient=facts["recipient"],
+        kind=facts.get("kind"),
+    )

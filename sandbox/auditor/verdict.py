@@ -1,0 +1,604 @@
+"""From evidence to the verdict line: one pure function, one short check a term (design, section 10).
+
+    verdict = judge(evidence, stuck_after_seconds=60, now=datetime.now(UTC), faults=FaultCounts())
+    print(verdict.line())
+
+A term counts subjects, not symptoms: payouts for `double`, `stuck`, `phantom` and `comp_double`; payouts, and records
+of which nothing came, for `lost`; entries of the stand-in's ledger for `orphan`; artefacts for `leak`. Whoever has no
+result is `lost` to its originator, so a payout that is stuck counts there too: the terms say different things of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from iso4217 import Currency
+
+from sandbox.auditor.evidence import (
+    Accepted,
+    CompensationDemand,
+    CompensationEnd,
+    Evidence,
+    Intake,
+    LedgerRow,
+    Position,
+    ResultEvent,
+    StandInEntry,
+)
+from sandbox.visa_direct.fingerprint import recipient_fingerprint
+from schemas.sender_reference import sender_reference
+
+UNKNOWN_DEADLINE: Final = timedelta(hours=23)
+"""Nothing is sent again after this age (promise P3): an unknown payout that is older waits for a person."""
+NAMES_SHOWN_MAX: Final = 20
+"""Payout ids in one sentence; the rest are counted."""
+
+UNPAID_ENDS: Final = ("DECLINED", "REJECTED", "DENIED", "EXPIRED", "FAILED", "CANCELLED")
+TERMINAL_STATES: Final = frozenset({"PAID", *UNPAID_ENDS})
+# After PAID a return of the money is a second fact with an event of its own (rule S8), not a second end.
+RETURNED: Final = "RETURNED"
+COMPENSATION_UNDER_WAY: Final = frozenset({"REQUIRED", "RUNNING", "UNKNOWN"})
+COMPENSATED: Final = "COMPENSATED"
+COMPENSATION_ENDS: Final = frozenset({COMPENSATED, "MANUAL"})
+
+STATE_TERMS: Final = (
+    "paid", "declined", "rejected", "denied", "expired", "failed", "cancelled", "in_review", "held", "unknown",
+)  # fmt: skip
+ZERO_TERMS: Final = ("lost", "double", "stuck", "phantom", "orphan", "comp_double", "leak")
+_COUNT_TERMS: Final = ("accepted", "payouts", *STATE_TERMS, "refused", "dead_letters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultCounts:
+    """What was done to the system during the run, for the line; `stopped_at` is when the last fault ended."""
+
+    kills: int = 0
+    freezes: int = 0
+    broker_kills: int = 0
+    db_kills: int = 0
+    cuts: int = 0
+    api_faults: int = 0
+    seed: int = 0
+    stopped_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: the term it belongs to, what it is about (counted once a term), and why."""
+
+    term: str
+    subject: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of an audit."""
+
+    counts: Mapping[str, int]
+    """Every count of the line up to `dead_letters`, and `repeats` and `open`, which the line leaves out."""
+    findings: tuple[Finding, ...]
+    faults: FaultCounts = field(default_factory=FaultCounts)
+
+    def count(self, term: str) -> int:
+        """How many subjects a term has: `lost`, `double`, …, or `conservation`, `conflicting_results`, …"""
+        return len({finding.subject for finding in self.findings if finding.term == term})
+
+    @property
+    def clean(self) -> bool:
+        """Whether every zero is a zero, the counts add up and nothing else is wrong."""
+        return not self.findings
+
+    def line(self) -> str:
+        """The verdict line, the same everywhere."""
+        faults = self.faults
+        terms = [(name, self.counts[name]) for name in _COUNT_TERMS]
+        terms += [(name, self.count(name)) for name in ZERO_TERMS]
+        terms += [("kills", faults.kills), ("freezes", faults.freezes), ("broker_kills", faults.broker_kills)]
+        terms += [("db_kills", faults.db_kills), ("cuts", faults.cuts), ("api_faults", faults.api_faults)]
+        terms += [("seed", faults.seed)]
+        return "verdict " + " ".join(f"{name}={number}" for name, number in terms)
+
+    def problems(self) -> list[str]:
+        """A sentence a finding, each beginning with its term."""
+        return [f"{finding.term}: {finding.sentence}" for finding in self.findings]
+
+
+@dataclass(slots=True)
+class _Case:
+    """Everything about one payout_id."""
+
+    payout_id: str
+    records: list[Accepted] = field(default_factory=list)
+    row: LedgerRow | None = None
+    results: list[ResultEvent] = field(default_factory=list)
+    demands: list[CompensationDemand] = field(default_factory=list)
+    ends: list[CompensationEnd] = field(default_factory=list)
+    approved: list[StandInEntry] = field(default_factory=list)
+    reversals: list[StandInEntry] = field(default_factory=list)
+    recipient_fingerprint: str | None = None
+
+    @property
+    def owner(self) -> Accepted | None:
+        """The record that owns the id (rule L1): the row's source; without a row, the first acknowledged one."""
+        if self.row is None:
+            return self.records[0] if self.records else None
+        return next((record for record in self.records if record.position == self.row.position), None)
+
+    @property
+    def statuses(self) -> set[str]:
+        return {result.status for result in self.results if result.status != RETURNED}
+
+
+class _File:
+    """The evidence, sorted by payout."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.accepted = {record.position: record for record in evidence.accepted}
+        self.intake = {line.position: line for line in evidence.intake}
+        self.cases: dict[str, _Case] = {}
+        for record in evidence.accepted:
+            if record.payout_id is not None:
+                self.case(record.payout_id).records.append(record)
+        for row in evidence.rows:
+            self.case(row.payout_id).row = row
+        for result in evidence.results:
+            self.case(result.payout_id).results.append(result)
+        for demand in evidence.demands:
+            self.case(demand.payout_id).demands.append(demand)
+        for end in evidence.compensation_ends:
+            self.case(end.payout_id).ends.append(end)
+        self.owned_positions = {row.position for row in evidence.rows}
+        self.unknown_payments: list[StandInEntry] = []
+        self.unknown_reversals: list[StandInEntry] = []
+        self._sort_entries()
+        self._fingerprint()
+
+    def case(self, payout_id: str) -> _Case:
+        return self.cases.setdefault(payout_id, _Case(payout_id))
+
+    def _sort_entries(self) -> None:
+        """Join the stand-in's entries to payouts by the published reference, never by our own numbers."""
+        by_reference = {sender_reference(payout_id): case for payout_id, case in self.cases.items()}
+        by_pull = self._cases_by_pull()
+        for entry in self.evidence.entries:
+            if not entry.money_moved:
+                continue
+            case = by_reference.get(entry.sender_reference or "")
+            if entry.operation == "push":
+                (self.unknown_payments if case is None else case.approved).append(entry)
+            elif entry.operation == "reverse":
+                cases = by_pull.get(entry.transaction_identifier) or ([case] if case else [])
+                for named in cases:
+                    named.reversals.append(entry)
+                if not cases:
+                    self.unknown_reversals.append(entry)
+
+    def _cases_by_pull(self) -> dict[str, list[_Case]]:
+        """The payouts that name a card pull as their funding or as what was handed back."""
+        named: dict[str, dict[str, _Case]] = defaultdict(dict)
+        for pull in self.evidence.pulls:
+            named[pull.transaction_identifier][pull.payout_id] = self.case(pull.payout_id)
+        for end in self.evidence.compensation_ends:
+            if end.transaction_identifier is not None:
+                named[end.transaction_identifier][end.payout_id] = self.case(end.payout_id)
+        return {identifier: list(cases.values()) for identifier, cases in named.items()}
+
+    def _fingerprint(self) -> None:
+        key = self.evidence.fingerprint_key
+        for case in self.cases.values():
+            owner = case.owner
+            if owner is not None and owner.recipient is not None and case.approved:
+                case.recipient_fingerprint = recipient_fingerprint(key, owner.recipient)
+
+
+def judge(evidence: Evidence, *, stuck_after_seconds: float, now: datetime, faults: FaultCounts) -> Verdict:
+    """The verdict on a run that has settled.
+
+    `now` is timezone-aware; a payout is stuck if it needs no person and has no end `stuck_after_seconds` after it was
+    received or after the last fault ended, whichever came later.
+    """
+    file = _File(evidence)
+    counts = _counts(file)
+    findings: list[Finding] = []
+    for check in _CHECKS:
+        findings.extend(check(file))
+    findings.extend(_lost(file, now))
+    patience = timedelta(seconds=stuck_after_seconds)
+    findings.extend(_stuck(file, now, patience, faults.stopped_at))
+    findings.extend(_compensation_stuck(file, now, patience, faults.stopped_at))
+    findings.extend(_sums(counts, file))
+    order = {term: place for place, term in enumerate(ZERO_TERMS)}
+    findings.sort(key=lambda finding: (order.get(finding.term, len(order)), finding.term, finding.subject))
+    return Verdict(counts=counts, findings=tuple(findings), faults=faults)
+
+
+# What the line counts.
+
+
+def _term_of(row: LedgerRow) -> str:
+    """The one count of the line that a row belongs to; `open` for what still moves, which the line has no name for."""
+    if row.state in TERMINAL_STATES:
+        return row.state.lower()
+    if row.held:
+        return "held"
+    if row.state in ("IN_REVIEW", "UNKNOWN"):
+        return row.state.lower()
+    return "open"
+
+
+def _waits_for_person(row: LedgerRow, now: datetime) -> bool:
+    """Promise P1: in review, held, or unknown past its deadline."""
+    if row.held or row.state == "IN_REVIEW":
+        return True
+    overdue = row.first_intent_at is not None and now - row.first_intent_at >= UNKNOWN_DEADLINE
+    return row.state == "UNKNOWN" and overdue
+
+
+def _counts(file: _File) -> dict[str, int]:
+    states = Counter(_term_of(row) for row in file.evidence.rows)
+    dispositions = Counter(line.disposition for line in file.intake.values())
+    return {
+        "accepted": len(file.accepted),
+        "payouts": len(file.evidence.rows),
+        **{term: states[term] for term in (*STATE_TERMS, "open")},
+        "repeats": dispositions["REPEAT"],
+        "refused": dispositions["REFUSED"],
+        "dead_letters": dispositions["DEAD_LETTER"],
+    }
+
+
+def _sums(counts: Mapping[str, int], file: _File) -> Iterator[Finding]:
+    """The counts add up. Each comes from a source of its own, so that a sum that fits says something."""
+    records = sum(counts[name] for name in ("payouts", "repeats", "refused", "dead_letters"))
+    if counts["accepted"] != records:
+        yield Finding(
+            "counts",
+            "records",
+            f"{counts['accepted']} records were accepted, but payouts + repeats + refused + dead_letters = {records}",
+        )
+    if counts["payouts"] != sum(counts[name] for name in STATE_TERMS):
+        still_open = [f"{row.payout_id} ({row.state})" for row in file.evidence.rows if _term_of(row) == "open"]
+        yield Finding(
+            "counts", "states", f"the states do not sum up to the payouts: still open are {_some(still_open)}"
+        )
+
+
+# The seven zeros.
+
+
+def _lost(file: _File, now: datetime) -> Iterator[Finding]:
+    """Accepted, and no terminal result; or accepted, and nothing at all came of the record."""
+    unaccounted = [
+        record
+        for position, record in file.accepted.items()
+        if position not in file.owned_positions and position not in file.intake
+    ]
+    lost = {record.payout_id for record in unaccounted} | set(_payouts_of_records(file))
+    without_result = set()
+    for payout_id in lost - {None}:
+        case = file.cases[str(payout_id)]
+        waits = case.row is not None and _waits_for_person(case.row, now)
+        if not waits and not case.statuses & TERMINAL_STATES:
+            without_result.add(payout_id)
+            state = "has no row" if case.row is None else f"is {case.row.state} in the ledger"
+            yield Finding("lost", case.payout_id, f"payout {case.payout_id} has no result; it {state}")
+    for record in unaccounted:
+        if record.payout_id is None or record.payout_id not in without_result:
+            name = record.payout_id or "no request"
+            sentence = f"record {record.position} ({name}) became no row, repeat, refusal or dead letter"
+            yield Finding("lost", str(record.position), sentence)
+
+
+def _payouts_of_records(file: _File) -> Iterator[str]:
+    """Ids of accepted records that are to get a result: the owner's and every repeat's."""
+    for position, record in file.accepted.items():
+        line = file.intake.get(position)
+        if record.payout_id is not None and (line is None or line.disposition == "REPEAT"):
+            yield record.payout_id
+
+
+def _double(file: _File) -> Iterator[Finding]:
+    """More than one approved push of funds for a payout, or one with another amount or recipient."""
+    for case in file.cases.values():
+        what = [f"{len(case.approved)} approved pushes of funds"] if len(case.approved) > 1 else []
+        what += [
+            f"entry {entry.entry_id} with another {difference}"
+            for entry in case.approved
+            for difference in _differences(case, entry)
+        ]
+        if what:
+            yield Finding("double", case.payout_id, f"payout {case.payout_id} has {' and '.join(what)}")
+
+
+def _differences(case: _Case, entry: StandInEntry) -> Iterator[str]:
+    amount = _amount(case)
+    if amount is not None and _entry_amount(entry) != amount:
+        yield f"amount ({entry.amount} {entry.currency})"
+    if case.recipient_fingerprint not in (None, entry.recipient_fingerprint):
+        yield "recipient"
+
+
+def _stuck(file: _File, now: datetime, patience: timedelta, stopped_at: datetime | None) -> Iterator[Finding]:
+    for row in file.evidence.rows:
+        if row.state in TERMINAL_STATES or _waits_for_person(row, now):
+            continue
+        since = max(row.received_at, stopped_at or row.received_at)
+        if now - since >= patience:
+            seconds = int((now - since).total_seconds())
+            sentence = f"payout {row.payout_id} is {row.state}, needs no person, and has had {seconds} s"
+            yield Finding("stuck", row.payout_id, sentence)
+
+
+def _compensation_stuck(
+    file: _File, now: datetime, patience: timedelta, stopped_at: datetime | None
+) -> Iterator[Finding]:
+    """Captured money that the processor itself is to hand back, and does not; no term of the line."""
+    for row in file.evidence.rows:
+        by_us = row.compensation in COMPENSATION_UNDER_WAY and row.compensation_executor == "PROCESSOR"
+        if not by_us or row.held or row.compensation_at is None:
+            continue
+        if now - max(row.compensation_at, stopped_at or row.compensation_at) >= patience:
+            sentence = f"the compensation of payout {row.payout_id} is {row.compensation} and does not end"
+            yield Finding("compensation", row.payout_id, sentence)
+
+
+def _phantom(file: _File) -> Iterator[Finding]:
+    """PAID, in the ledger or in a result, and the stand-in paid nothing."""
+    for case in file.cases.values():
+        said = [] if case.row is None or case.row.state != "PAID" else ["the ledger"]
+        said += ["a result"] if "PAID" in case.statuses else []
+        if said and not case.approved:
+            sentence = f"payout {case.payout_id} is PAID by {' and '.join(said)}, but the stand-in holds no payment"
+            yield Finding("phantom", case.payout_id, sentence)
+
+
+def _orphan(file: _File) -> Iterator[Finding]:
+    """An approved push of funds whose payout ended unpaid or is compensated, or that belongs to no payout."""
+    for entry in file.unknown_payments:
+        sentence = f"entry {entry.entry_id} ({entry.sender_reference}) was paid for no payout that we know"
+        yield Finding("orphan", f"entry {entry.entry_id}", sentence)
+    for case in file.cases.values():
+        why = [] if case.records else ["was accepted by nobody's account"]
+        why += _unpaid_reasons(case) + _compensation_reasons(case)
+        for entry in case.approved if why else ():
+            sentence = f"entry {entry.entry_id} was paid for payout {case.payout_id}, which {' and '.join(why)}"
+            yield Finding("orphan", f"entry {entry.entry_id}", sentence)
+
+
+def _unpaid_reasons(case: _Case) -> list[str]:
+    ends = {case.row.state} if case.row is not None else set()
+    return [f"is {end}" for end in sorted((ends | case.statuses) & set(UNPAID_ENDS))]
+
+
+def _compensation_reasons(case: _Case) -> list[str]:
+    reasons = []
+    if case.row is not None and case.row.compensation in COMPENSATION_UNDER_WAY | {COMPENSATED}:
+        reasons.append(f"has a compensation ({case.row.compensation})")
+    if case.demands:
+        reasons.append("has an event that asks for compensation")
+    if any(end.status == COMPENSATED for end in case.ends):
+        reasons.append("has an event that reports a compensation")
+    if case.reversals:
+        reasons.append("had its card pull reversed")
+    return reasons
+
+
+def _compensated_twice(file: _File) -> Iterator[Finding]:
+    """More than one compensation effect for a payout, or both parties told to compensate (rules C1, C2)."""
+    for case in file.cases.values():
+        if why := _second_compensation(case):
+            yield Finding("comp_double", case.payout_id, f"payout {case.payout_id} has {why}")
+    by_pull = Counter(entry.transaction_identifier for entry in file.unknown_reversals)
+    for identifier, number in by_pull.items():
+        if number > 1:
+            sentence = f"card pull {identifier}, which no payout names, was reversed {number} times"
+            yield Finding("comp_double", f"pull {identifier}", sentence)
+
+
+def _second_compensation(case: _Case) -> str | None:
+    done = {(end.executor, end.event_id) for end in case.ends if end.status == COMPENSATED}
+    by_executor = Counter(executor for executor, _ in done)
+    # A reversal at Visa and our own event about it are one effect.
+    by_us = max(len(case.reversals), by_executor["PROCESSOR"])
+    effects = by_us + sum(number for executor, number in by_executor.items() if executor != "PROCESSOR")
+    executors = {demand.executor for demand in case.demands} | ({"PROCESSOR"} if case.reversals else set())
+    if effects > 1:
+        return f"{effects} compensation effects, {len(case.reversals)} of them reversals at the stand-in"
+    if len(executors) > 1:
+        return f"compensations by {' and '.join(sorted(executors))}"
+    if len({demand.compensation_id for demand in case.demands}) > 1:
+        return "more than one compensation asked for"
+    return None
+
+
+def _leaks(file: _File) -> Iterator[Finding]:
+    for leak in file.evidence.leaks:
+        what = "a number that looks like a card's" if leak.ending is None else f"the card number ending {leak.ending}"
+        yield Finding("leak", leak.artefact, f"{leak.artefact} holds {what} ({leak.encoding}) at {leak.where}")
+
+
+# What the line has no term for, and what is no less wrong.
+
+
+def _conflicting_results(file: _File) -> Iterator[Finding]:
+    """One payout, one end: told once, however often it is repeated, and the same in the ledger."""
+    for case in file.cases.values():
+        name = case.payout_id
+        ends = {(result.status, result.event_id) for result in case.results if result.status != RETURNED}
+        if len(ends) > 1:
+            told = ", ".join(sorted({status for status, _ in ends}))
+            sentence = f"payout {name} has {len(ends)} different results ({told})"
+            yield Finding("conflicting_results", name, sentence)
+        elif case.row is not None and case.statuses - {case.row.state}:
+            sentence = (
+                f"payout {name} is {case.row.state} in the ledger, but its result says {', '.join(case.statuses)}"
+            )
+            yield Finding("conflicting_results", name, sentence)
+
+
+def _conservation(file: _File) -> Iterator[Finding]:
+    """Money accepted = money paid (by the stand-in) + ended unpaid + open, exactly, a currency at a time."""
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in file.cases.values():
+        asked = _amount(case)
+        if case.row is None or asked is None:
+            continue
+        totals[asked[1]]["accepted"] += asked[0]
+        if case.row.state == "PAID":
+            for entry in case.approved:
+                paid = _entry_amount(entry) or (0, entry.currency)
+                totals[paid[1]]["paid"] += paid[0]
+        else:
+            part = "ended unpaid" if case.row.state in UNPAID_ENDS else "open"
+            totals[case.row.currency][part] += case.row.amount_minor
+    for currency, total in sorted(totals.items()):
+        rest = total["accepted"] - total["paid"] - total["ended unpaid"] - total["open"]
+        if rest:
+            parts = " - ".join(f"{name} {total[name]}" for name in ("accepted", "paid", "ended unpaid", "open"))
+            yield Finding("conservation", currency, f"{parts} = {rest} minor units of {currency}, which should be 0")
+
+
+def _amounts(file: _File) -> Iterator[Finding]:
+    """Ledger and results speak of the amount that the originator asked for."""
+    for case in file.cases.values():
+        amount = _amount(case)
+        if amount is None:
+            continue
+        told = {(result.amount_minor, result.currency) for result in case.results}
+        told |= {(case.row.amount_minor, case.row.currency)} if case.row is not None else set()
+        for other_minor, other_currency in sorted(told - {amount}):
+            asked, said = f"{amount[0]} {amount[1]}", f"{other_minor} {other_currency}"
+            sentence = f"payout {case.payout_id} asks for {asked}, but its row or result says {said} (minor units)"
+            yield Finding("amount", case.payout_id, sentence)
+
+
+def _intake_is_published(file: _File) -> Iterator[Finding]:
+    """A refusal or dead letter that the ledger remembers must also have reached whoever waits for it."""
+    published = {"REFUSED": file.evidence.refusals, "DEAD_LETTER": file.evidence.dead_letters}
+    for position, line in file.intake.items():
+        if position in file.owned_positions:
+            yield Finding("intake", str(position), f"record {position} owns a row and is a {line.disposition} too")
+        if line.disposition in published and position not in published[line.disposition]:
+            sentence = f"record {position} is a {line.disposition} in the ledger, but no event says so"
+            yield Finding("intake", str(position), sentence)
+    for disposition, positions in published.items():
+        yield from _unrecorded(disposition, positions, file.intake)
+
+
+def _unrecorded(
+    disposition: str, positions: Iterable[Position], intake: Mapping[Position, Intake]
+) -> Iterator[Finding]:
+    for position in positions:
+        line = intake.get(position)
+        if line is None or line.disposition != disposition:
+            sentence = f"an event says that record {position} is a {disposition}, but the ledger does not"
+            yield Finding("intake", str(position), sentence)
+
+
+def _nobody_asked(file: _File) -> Iterator[Finding]:
+    """Payouts, results and dispositions that no acknowledged record explains."""
+    for case in file.cases.values():
+        if not case.records:
+            yield Finding("unexplained", case.payout_id, f"payout {case.payout_id} comes from no acknowledged record")
+        elif case.row is not None and case.row.position not in file.accepted:
+            sentence = f"the row of payout {case.payout_id} names record {case.row.position}, which nobody acknowledged"
+            yield Finding("unexplained", case.payout_id, sentence)
+    for position, line in file.intake.items():
+        if position not in file.accepted:
+            sentence = f"record {position} is a {line.disposition}, but nobody acknowledged it"
+            yield Finding("unexplained", str(position), sentence)
+
+
+def _reversals_fit(file: _File) -> Iterator[Finding]:
+    """What the processor reports as reversed is reversed at the stand-in, and the other way round."""
+    # A receipt that two payouts name belongs to one of them (rule L7); the other one has nothing to explain.
+    explained = {
+        entry.entry_id
+        for case in file.cases.values()
+        if case.row is not None and case.row.compensation != "NONE"
+        for entry in case.reversals
+    }
+    for case in file.cases.values():
+        said = [end for end in case.ends if end.status == COMPENSATED and end.executor == "PROCESSOR"]
+        if said and not case.reversals:
+            sentence = f"payout {case.payout_id} is reported as reversed, but the stand-in holds no reversal"
+            yield Finding("compensation", case.payout_id, sentence)
+        unexplained = [entry for entry in case.reversals if entry.entry_id not in explained]
+        if unexplained:
+            sentence = f"the stand-in reversed the card pull of payout {case.payout_id}, which has no compensation"
+            yield Finding("compensation", case.payout_id, sentence)
+    for entry in file.unknown_reversals:
+        sentence = f"entry {entry.entry_id} reverses a card pull that no payout names"
+        yield Finding("compensation", f"entry {entry.entry_id}", sentence)
+
+
+def _compensation_is_published(file: _File) -> Iterator[Finding]:
+    """Whoever is to hand captured money back was told so, and how it ended (rules C1, C2, K2)."""
+    for case in file.cases.values():
+        if case.row is None:
+            continue
+        name, state = case.payout_id, case.row.compensation
+        if (state != "NONE") != bool(case.demands):
+            asked = "an event asks for one" if case.demands else "no event asks for it"
+            yield Finding("compensation", name, f"payout {name} has compensation {state} in the ledger, but {asked}")
+        told = {end.status for end in case.ends}
+        missing = {state} - told if state in COMPENSATION_ENDS else set()
+        # What a person was to do may be done by a late proof: MANUAL is then told first, and stays told.
+        if missing or told - {state, "MANUAL"} or (told and state not in COMPENSATION_ENDS):
+            said = ", ".join(sorted(told)) or "nothing"
+            sentence = f"payout {name} has compensation {state} in the ledger, but its events report {said}"
+            yield Finding("compensation", name, sentence)
+
+
+def _broken(file: _File) -> Iterator[Finding]:
+    for number, sentence in enumerate(file.evidence.broken):
+        yield Finding("evidence", str(number), sentence)
+
+
+_CHECKS: Final[tuple[Callable[[_File], Iterator[Finding]], ...]] = (
+    _double,
+    _phantom,
+    _orphan,
+    _compensated_twice,
+    _leaks,
+    _conflicting_results,
+    _conservation,
+    _amounts,
+    _intake_is_published,
+    _nobody_asked,
+    _reversals_fit,
+    _compensation_is_published,
+    _broken,
+)
+
+
+def _amount(case: _Case) -> tuple[int, str] | None:
+    """What the originator asked for, in minor units; by the row alone if the journal does not say."""
+    owner = case.owner
+    if owner is not None and owner.amount_minor is not None and owner.currency is not None:
+        return owner.amount_minor, owner.currency
+    return None if case.row is None else (case.row.amount_minor, case.row.currency)
+
+
+def _entry_amount(entry: StandInEntry) -> tuple[int, str] | None:
+    """The decimal amount of an entry in minor units; None if its currency has no such amount."""
+    try:
+        exponent = Currency(entry.currency).exponent
+        minor = Decimal(entry.amount).scaleb(exponent or 0)
+    except (ValueError, InvalidOperation):
+        return None
+    if not minor.is_finite() or minor != minor.to_integral_value():
+        return None
+    return int(minor), entry.currency
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    return shown if len(names) <= NAMES_SHOWN_MAX else f"{shown} and {len(names) - NAMES_SHOWN_MAX} more"

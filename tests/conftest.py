@@ -1,0 +1,160 @@
+"""Real servers for any test that asks: started at the first request, shared by the session, then stopped.
+
+A test that only uses a server takes `database_url`, `kafka_bootstrap` or `registry_url`: they honour
+DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and SCHEMA_REGISTRY_URL. A test that kills or freezes one takes
+`postgres_server`, `kafka_server` or `registry_server`, which are always our own, and leaves it running.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from sandbox.servers.kafka import ForeignKafka, KafkaCluster
+from sandbox.servers.postgres import ForeignPostgres, PostgresServer
+from sandbox.servers.registry import ApicurioRegistry, ForeignRegistry
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end a test run as Ctrl-C does: through the fixtures, which stop and delete what they started."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Kafka, PostgreSQL and a schema registry, ready to use."""
+
+    kafka: KafkaCluster | ForeignKafka
+    postgres: PostgresServer | ForeignPostgres
+    registry: ApicurioRegistry | ForeignRegistry
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL 18 of the session's own, which a test may kill if it restarts it before it ends."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaCluster]:
+    """A one-broker Kafka of the session's own, which a test may kill if it restarts it before it ends."""
+    server = KafkaCluster()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def registry_server() -> Iterator[ApicurioRegistry]:
+    """A schema registry of the session's own; it keeps schemas in memory only."""
+    server = ApicurioRegistry()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> PostgresServer | ForeignPostgres:
+    """The PostgreSQL that `DATABASE_URL` names, else the session's own: for tests that only use one."""
+    named = os.environ.get("DATABASE_URL", "")
+    if not named:
+        own: PostgresServer = request.getfixturevalue("postgres_server")
+        return own
+    foreign = ForeignPostgres(named)
+    foreign.start()
+    return foreign
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> KafkaCluster | ForeignKafka:
+    """The Kafka that `KAFKA_BOOTSTRAP_SERVERS` names, else the session's own: for tests that only use one."""
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+    if not named:
+        own: KafkaCluster = request.getfixturevalue("kafka_server")
+        return own
+    foreign = ForeignKafka(named)
+    foreign.start()
+    return foreign
+
+
+@pytest.fixture(scope="session")
+def registry(request: pytest.FixtureRequest) -> ApicurioRegistry | ForeignRegistry:
+    """The registry that `SCHEMA_REGISTRY_URL` names, else the session's own: for tests that only use one."""
+    named = os.environ.get("SCHEMA_REGISTRY_URL", "")
+    if not named:
+        own: ApicurioRegistry = request.getfixturevalue("registry_server")
+        return own
+    foreign = ForeignRegistry(named)
+    foreign.start()
+    return foreign
+
+
+@pytest.fixture(scope="session")
+def stack(
+    kafka: KafkaCluster | ForeignKafka,
+    postgres: PostgresServer | ForeignPostgres,
+    registry: ApicurioRegistry | ForeignRegistry,
+) -> Stack:
+    """All three together."""
+    return Stack(kafka, postgres, registry)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka: KafkaCluster | ForeignKafka) -> str:
+    """`host:port` of a Kafka without any of our topics: use `topic_prefix`."""
+    return kafka.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def registry_url(registry: ApicurioRegistry | ForeignRegistry) -> str:
+    """Address of a schema registry; subjects of other tests may be in it: use `topic_prefix`."""
+    return registry.url
+
+
+@pytest.fixture(scope="session")
+def drop_database_later(postgres: PostgresServer | ForeignPostgres) -> Iterator[Callable[[str], None]]:
+    """Drops databases behind the tests' back: each drop waits for a checkpoint, which no test should."""
+    jobs: list[Future[None]] = []
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="drop-database") as pool:
+        yield lambda name: jobs.append(pool.submit(postgres.drop_database, name))
+        if postgres.owned:
+            # All of it is deleted in a moment, with the server.
+            pool.shutdown(cancel_futures=True)
+            return
+    for job in jobs:
+        job.result()
+
+
+@pytest.fixture
+def database_url(
+    postgres: PostgresServer | ForeignPostgres, drop_database_later: Callable[[str], None]
+) -> Iterator[str]:
+    """A fresh, empty database for this test alone, dropped afterwards, whoever is still connected."""
+    name = f"payouts_test_{uuid.uuid4().hex}"
+    url = postgres.create_database(name)
+    try:
+        yield url
+    finally:
+        drop_database_later(name)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics, groups and subjects that no other test uses, for example `t3f9c2ab1-`."""
+    return f"t{uuid.uuid4().hex[:8]}-"

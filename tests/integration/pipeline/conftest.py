@@ -1,0 +1,82 @@
+"""One Visa stand-in and one set of keys for all; a pipeline (prefix, ledger, workers) for each module that asks."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.servers.visa_stand_in import VisaStandIn
+from streams.keys import create_keys
+from tests.integration.pipeline.pipeline_harness import Loop, Pipeline
+
+MakePipeline = Callable[..., Pipeline]
+
+
+@pytest.fixture(scope="session")
+def background_loop() -> Iterator[Loop]:
+    """The event loop behind the harness."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def visa() -> Iterator[VisaStandIn]:
+    """Visa Direct's stand-in, with its own durable ledger."""
+    server = VisaStandIn()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def processor_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keys directory as `payouts keys create` makes it."""
+    directory = tmp_path_factory.mktemp("processor") / "keys"
+    create_keys(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_pipeline(
+    kafka: Any,
+    postgres: Any,
+    visa: VisaStandIn,
+    processor_keys: Path,
+    background_loop: Loop,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[MakePipeline]:
+    """Makes pipelines that share servers and nothing else; all their workers end with the session."""
+    with contextlib.ExitStack() as opened:
+
+        def make(server: Any = postgres, registry_url: str | None = None, **partitions: int) -> Pipeline:
+            name = f"t{uuid.uuid4().hex[:8]}"
+            pipeline = Pipeline(
+                prefix=f"{name}-",
+                database_url=server.create_database(f"payouts_{name}"),
+                bootstrap_servers=kafka.bootstrap_servers,
+                keys=processor_keys,
+                directory=tmp_path_factory.mktemp(name),
+                visa=visa,
+                loop=background_loop,
+                registry_url=registry_url,
+            )
+            opened.callback(pipeline.close)
+            return pipeline.create(partitions)
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def running(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline with one worker of all agents, shared by tests that look at their own payouts only."""
+    pipeline = make_pipeline()
+    pipeline.worker("shared").wait_until_assigned()
+    return pipeline

@@ -1,0 +1,496 @@
+"""The whole pipeline as somebody outside sees it: topics, rows, the stand-in's ledger, workers as real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it is exported
+
+from ledger.migrate import migrate
+from processors.personal_data import seal_for_processor
+from sandbox.servers.processes import ManagedProcess
+from sandbox.servers.visa_stand_in import VisaStandIn
+from schemas.codec import Codec, PinnedResolver
+from schemas.sender_reference import sender_reference
+from schemas.topics import TOPICS, topic_name
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PARTITIONS = 3
+POLL_SECONDS = 0.05
+READY_SECONDS = 40.0
+# The longest way without a kill: a query that lags, asked every few seconds, then the sweeper's next pass.
+END_SECONDS = 45.0
+ADDRESS = {"line1": "1 Main Street", "city": "Foster City", "state": "CA", "postal_code": "94404", "country": "US"}
+ENDED = ("PAID", "REJECTED", "DENIED", "DECLINED", "EXPIRED", "FAILED", "CANCELLED")
+
+# Visa knows an acquirer's numbers for a day, whichever database they came from: each ledger here takes a block (S1).
+_number_blocks = itertools.count(1)
+NUMBER_BLOCK = 10_000_000
+
+Result = TypeVar("Result")
+
+
+class Loop:
+    """An event loop in a thread of its own, so that tests can be plain functions."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pipeline-tests", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result], seconds: float = 30.0) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+def until(what: str, check: Callable[[], Result | None], seconds: float = END_SECONDS) -> Result:
+    """The first truthy answer of `check`; AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}; last answer: {answer!r}"
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One record of a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+
+    @property
+    def event_id(self) -> str:
+        return self.headers["ce_id"].decode()
+
+
+@dataclass
+class Worker:
+    """One worker process; its log and its health address."""
+
+    process: ManagedProcess
+    log_path: Path
+    port_path: Path
+
+    def start(self) -> Worker:
+        self.port_path.unlink(missing_ok=True)
+        self.process.start()
+        return self
+
+    def wait_until_assigned(self) -> Worker:
+        """Ready means: it has partitions. Before that nothing is consumed."""
+        self.process.wait_ready(lambda: bool(self.health().get("assigned_partitions")), timeout_seconds=READY_SECONDS)
+        return self
+
+    def health(self) -> dict[str, Any]:
+        if not self.port_path.exists():
+            return {}
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}/health/detailed", timeout=3.0)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return {}
+        return dict(answer.json())
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def terminate(self) -> int | None:
+        """SIGTERM, then its exit code; a worker that must be killed after 20 s fails the test."""
+        self.process.stop(20.0)
+        return self.process.exit_code
+
+    def log(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")
+
+
+@dataclass
+class Pipeline:
+    """Topics under a prefix, a fresh ledger, and whatever workers a test starts on them."""
+
+    prefix: str
+    database_url: str
+    bootstrap_servers: str
+    keys: Path
+    directory: Path
+    visa: VisaStandIn
+    loop: Loop
+    registry_url: str | None = None
+    workers: list[Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._codec = Codec(PinnedResolver())
+        self._party_key = json.loads((self.keys / "party_public.jwks.json").read_text())["keys"][0]
+        self._producer = self.new_producer()
+
+    # Set-up.
+
+    def create(self, partitions: Mapping[str, int] | None = None) -> Pipeline:
+        """Make topics and tables."""
+        client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        wanted = [
+            NewTopic(
+                topic_name(topic.name, self.prefix),
+                num_partitions=(partitions or {}).get(topic.name, PARTITIONS),
+                replication_factor=1,
+                config=topic.broker_settings(1),
+            )
+            for topic in TOPICS.values()
+        ]
+        made = client.create_topics(wanted)
+        self.loop.run(migrate(self.database_url))
+        first = next(_number_blocks) * NUMBER_BLOCK
+        self.execute(f"ALTER SEQUENCE payout_identity_numbers RESTART WITH {first}")
+        for future in made.values():
+            future.result(20)
+        return self
+
+    def environment(self, name: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.visa.environment(),
+            "PYTHONPATH": str(REPOSITORY),
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "DATABASE_URL": self.database_url,
+            "PAYOUTS_PROFILE": "test",
+            "PAYOUTS_TOPIC_PREFIX": self.prefix,
+            "PAYOUTS_KEYS_DIRECTORY": str(self.keys),
+            "PAYOUTS_HTTP_PORT": "0",
+            "PAYOUTS_HTTP_PORT_FILE": str(self.directory / f"{name}.port"),
+            "PAYOUTS_WORKER_NAME": name,
+            "PAYOUTS_LOG_LEVEL": "INFO",
+            "PARTY_KEYS_FILE": str(self.keys / "party_public.jwks.json"),
+            "SCHEMA_REGISTRY_URL": self.registry_url or "",
+        }
+
+    def worker(
+        self, name: str, agents: Sequence[str] = (), module: str = "ops", extra: Mapping[str, str] | None = None
+    ) -> Worker:
+        """Start a worker process; `module` names another launcher than the product's."""
+        command = [sys.executable, "-m", module]
+        if module == "ops":
+            command += ["worker", *(("--agents", ",".join(agents)) if agents else ())]
+        log_path = self.directory / f"{name}.log"
+        process = ManagedProcess(
+            f"worker {name}",
+            command,
+            log_path=log_path,
+            environment={**self.environment(name), **(extra or {})},
+            working_directory=self.directory,
+        )
+        worker = Worker(process, log_path, self.directory / f"{name}.port")
+        self.workers.append(worker)
+        return worker.start()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        self._producer.purge()
+
+    # Requests.
+
+    def seal(self, document: Mapping[str, Any]) -> str:
+        return seal_for_processor(self._party_key, document)
+
+    def request(self, payout_id: str | None = None, card: str = "tok_approve_1", **changes: Any) -> dict[str, Any]:
+        """A request that is paid, unless the card's token or `changes` say otherwise."""
+        payout_id = payout_id or new_id()
+        recipient = changes.pop("recipient", "Rosalind Example")
+        parties = {"sender": "Acme Marketplace", "recipient": recipient}
+        personal = {role: {"name": name, "address": ADDRESS} for role, name in parties.items()}
+        return {
+            "payout_id": payout_id,
+            "originator_id": "acme-marketplace",
+            "funding": internal_funding(f"debit-of-{payout_id}"),
+            "destination": {"kind": "CARD", "card": {"token_reference": card}},
+            "amount": {"amount_minor": changes.pop("amount_minor", 2500), "currency": "USD"},
+            "corridor": {
+                "source_country": "US",
+                "target_country": "US",
+                "source_currency": "USD",
+                "target_currency": "USD",
+            },
+            "personal_data": self.seal(personal),
+            "requested_at": datetime.now(UTC),
+            "correlation_id": f"order-{payout_id}",
+            **changes,
+        }
+
+    def encode(self, schema: str, record: Mapping[str, Any]) -> bytes:
+        return self.loop.run(self._codec.encode(schema, record))
+
+    def decode(self, schema: str, data: bytes | None) -> dict[str, Any]:
+        return self.loop.run(self._codec.decode(schema, data)).record
+
+    def new_producer(self, **settings: Any) -> Producer:
+        return Producer(
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "acks": "all",
+                "enable.idempotence": True,
+                "message.max.bytes": 1_000_000,
+                "log_level": 0,
+                **settings,
+            }
+        )
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1) -> tuple[int, int]:
+        """Write one record; (partition, offset) once the broker has it."""
+        placed: list[tuple[int, int]] = []
+
+        def confirmed(error: KafkaError | None, message: Message) -> None:
+            assert error is None, error
+            placed.append((int(message.partition() or 0), int(message.offset() or 0)))
+
+        self._producer.produce(topic_name(topic, self.prefix), value, key, partition, on_delivery=confirmed)
+        assert self._producer.flush(20) == 0
+        return placed[0]
+
+    def send(self, request: Mapping[str, Any], partition: int = -1) -> tuple[int, int]:
+        """Produce a request as an originator does."""
+        value = self.encode("PayoutRequest", request)
+        return self.produce("payout_requests", value, request["payout_id"].encode(), partition)
+
+    def send_many(self, requests: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Produce many at once; their payout_ids."""
+        sent = []
+        for request in requests:
+            value = self.encode("PayoutRequest", request)
+            self._producer.produce(topic_name("payout_requests", self.prefix), value, request["payout_id"].encode())
+            sent.append(str(request["payout_id"]))
+        assert self._producer.flush(20) == 0
+        return sent
+
+    def confirm_compensation(self, payout_id: str) -> None:
+        """Play the originator: read the event, confirm what it asks for (C2)."""
+        event = self.decode(
+            "PayoutFailedRequiresCompensation",
+            self.events_of("payout_failed_requires_compensation", payout_id)[0].value,
+        )
+        assert event["executor"] == "ORIGINATOR"
+        confirmation = {name: event[name] for name in ("compensation_id", "payout_id", "originator_id")} | {
+            "confirmed_at": datetime.now(UTC),
+            "confirmation_reference": f"released-{payout_id}",
+            "outcome": "COMPLETED",
+        }
+        value = self.encode("CompensationConfirmation", confirmation)
+        self.produce("payout_compensation_confirmations", value, payout_id.encode())
+
+    def approve_review(self, payout_id: str) -> None:
+        """Play the reviewer: read the case, approve it (R1)."""
+        case = self.decode("ReviewCase", self.events_of("payout_reviews", payout_id)[0].value)
+        decision = {
+            "case_id": case["case_id"],
+            "payout_id": payout_id,
+            "decision": "APPROVE",
+            "reviewer": "reviewer-1",
+            "reason_code": "NAME_COMPARED",
+            "decided_at": datetime.now(UTC),
+        }
+        self.produce("payout_review_decisions", self.encode("ReviewDecision", decision), payout_id.encode())
+
+    # What Kafka holds.
+
+    def events(self, topic: str) -> list[Seen]:
+        """Every record that the topic holds now."""
+        name = topic_name(topic, self.prefix)
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "group.id": f"reader-{uuid.uuid4().hex}",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 20,
+                "log_level": 0,
+            }
+        )
+        with contextlib.closing(consumer):
+            partitions = consumer.list_topics(name, 10).topics[name].partitions
+            wanted: dict[int, int] = {}
+            for number in partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), 10)
+                if high > low:
+                    wanted[number] = high
+            consumer.assign([TopicPartition(name, number, 0) for number in wanted])
+            seen: list[Seen] = []
+            deadline = time.monotonic() + 20
+            while wanted:
+                assert time.monotonic() < deadline, f"{name} could not be read to its end"
+                for message in consumer.consume(500, 0.2):
+                    assert message.error() is None, message.error()
+                    record = _seen(message)
+                    seen.append(record)
+                    if record.offset + 1 >= wanted.get(record.partition, -1):
+                        wanted.pop(record.partition, None)
+            return seen
+
+    def events_of(self, topic: str, payout_id: str) -> list[Seen]:
+        return [record for record in self.events(topic) if record.key == payout_id.encode()]
+
+    def committed(self, topic: str, partition: int) -> int:
+        """The group's committed offset; 0 when there is none."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}payouts"})
+        with contextlib.closing(consumer):
+            place = TopicPartition(topic_name(topic, self.prefix), partition)
+            offset = consumer.committed([place], 10)[0].offset
+        return 0 if offset == OFFSET_INVALID else int(offset)
+
+    # What the ledger holds.
+
+    def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
+        async def work() -> list[dict[str, Any]]:
+            connection = await asyncpg.connect(self.database_url, timeout=5)
+            try:
+                return [dict(row) for row in await connection.fetch(statement, *arguments)]
+            finally:
+                await connection.close()
+
+        return self.loop.run(work())
+
+    def execute(self, statement: str) -> None:
+        self.fetch(statement)
+
+    def row(self, payout_id: str) -> dict[str, Any]:
+        rows = self.fetch("SELECT * FROM payouts WHERE payout_id = $1", payout_id)
+        return rows[0] if rows else {}
+
+    def transitions(self, payout_id: str) -> list[str]:
+        rows = self.fetch("SELECT transition FROM history WHERE payout_id = $1 ORDER BY version", payout_id)
+        return [row["transition"] for row in rows]
+
+    def wait_row(self, payout_id: str, seconds: float = END_SECONDS, **wanted: Any) -> dict[str, Any]:
+        """The row once its columns are as wanted and everything it says is confirmed by the broker."""
+
+        def check() -> dict[str, Any] | None:
+            row = self.row(payout_id)
+            is_so = bool(row) and all(row[name] == value for name, value in wanted.items())
+            return row if is_so and row["announced_version"] >= row["announce_version"] else None
+
+        try:
+            return until(f"{payout_id} as {wanted}", check, seconds)
+        except AssertionError as error:
+            row = self.row(payout_id)
+            shown = {name: row.get(name) for name in ("state", "compensation", "reason_code", "hold_reason", "due_at")}
+            raise AssertionError(f"{error}; it is {shown}, after {self.transitions(payout_id)}") from None
+
+    def wait_all(self, payout_ids: Sequence[str], state: str = "PAID", seconds: float = END_SECONDS) -> None:
+        """Every one of them in one state, announced."""
+
+        def open_rows() -> dict[str, int]:
+            rows = self.fetch(
+                "SELECT CASE WHEN announced_version < announce_version THEN state || ', unannounced' ELSE state END "
+                "AS stands, count(*) AS rows FROM payouts WHERE payout_id = ANY($1) GROUP BY 1",
+                list(payout_ids),
+            )
+            return {row["stands"]: row["rows"] for row in rows}
+
+        deadline = time.monotonic() + seconds
+        while (found := open_rows()) != {state: len(payout_ids)}:
+            assert time.monotonic() < deadline, (
+                f"of {len(payout_ids)} payouts not all {state} in {seconds:g} s: {found}"
+            )
+            time.sleep(4 * POLL_SECONDS)
+
+    # What Visa's stand-in holds.
+
+    def visa_faults(self, *rules: Mapping[str, Any]) -> None:
+        """Replace the fault plan."""
+        answer = httpx.put(f"{self.visa.admin_url}/sandbox/faults", json={"seed": 1, "rules": list(rules)})
+        assert answer.status_code == httpx.codes.OK, answer.text
+
+    def visa_entries(self, payout_id: str) -> list[dict[str, Any]]:
+        """The stand-in's ledger for one payout."""
+        return self._visa_page("ledger", "entries", payout_id)
+
+    def visa_requests(self, payout_id: str | None = None) -> list[dict[str, Any]]:
+        """What reached the stand-in, in the order of arrival."""
+        return self._visa_page("requests", "requests", payout_id)
+
+    def approved(self, payout_id: str) -> list[dict[str, Any]]:
+        """Pushes that moved money: the only judge of `paid` (P2)."""
+        return [
+            entry for entry in self.visa_entries(payout_id) if entry["operation"] == "push" and entry["money_moved"]
+        ]
+
+    def approved_counts(self, payout_ids: Sequence[str]) -> dict[str, int]:
+        """Approved pushes of each payout, from one read of the ledger."""
+        names = {sender_reference(payout_id): payout_id for payout_id in payout_ids}
+        counts = dict.fromkeys(payout_ids, 0)
+        for entry in self._visa_page("ledger", "entries", None):
+            name = names.get(entry["sender_reference"])
+            if name is not None and entry["operation"] == "push" and entry["money_moved"]:
+                counts[name] += 1
+        return counts
+
+    def _visa_page(self, path: str, table: str, payout_id: str | None) -> list[dict[str, Any]]:
+        query: dict[str, str | int] = {"limit": 5000}
+        if payout_id is not None:
+            query["sender_reference"] = sender_reference(payout_id)
+        answer = httpx.get(f"{self.visa.admin_url}/sandbox/{path}", params=query).json()
+        assert not answer["has_more"], "more than one page: the test must read on"
+        return list(answer[table])
+
+
+def internal_funding(reference: str) -> dict[str, Any]:
+    return {"kind": "INTERNAL", "internal": {"debit_confirmed": True, "confirmation_ref": reference}}
+
+
+def new_id() -> str:
+    return f"p-{uuid.uuid4().hex[:20]}"
+
+
+def fault(payout_id: str, operation: str, name: str, **settings: Any) -> dict[str, Any]:
+    """A rule for one payout's calls."""
+    return {"operation": operation, "fault": name, "sender_reference": sender_reference(payout_id), **settings}
+
+
+def in_order(wanted: Sequence[str], found: Iterable[str]) -> bool:
+    """Whether `wanted` is a subsequence of `found`."""
+    rest = iter(found)
+    return all(name in rest for name in wanted)
+
+
+def assert_paid_once(pipeline: Pipeline, payout_ids: Sequence[str]) -> None:
+    """P2, by the stand-in's own ledger."""
+    counts = pipeline.approved_counts(payout_ids)
+    assert {payout_id: count for payout_id, count in counts.items() if count != 1} == {}
+
+
+def _seen(message: Message) -> Seen:
+    headers = dict(message.headers() or ())
+    place = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
+    key = message.key()
+    value = message.value()
+    return Seen(
+        *place,
+        key if key is None or isinstance(key, bytes) else key.encode(),
+        value if value is None or isinstance(value, bytes) else value.encode(),
+        {
+            name: bytes(content or b"") if not isinstance(content, str) else content.encode()
+            for name, content in headers.items()
+        },
+    )

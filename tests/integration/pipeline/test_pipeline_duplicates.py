@@ -1,0 +1,51 @@
+"""One request, sent twenty times at once by clients that partition differently: one payout."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from schemas.topics import topic_name
+from tests.integration.pipeline.pipeline_harness import Pipeline, new_id, until
+
+pytestmark = pytest.mark.servers
+
+COPIES = 20
+
+
+def test_twenty_copies_at_once_are_one_payout(running: Pipeline) -> None:
+    """L1, P2, P5: the first record owns the payout_id, whichever partition and producer it came from."""
+    payout_id = new_id()
+    copies = [running.encode("PayoutRequest", running.request(payout_id)) for _ in range(COPIES)]
+    assert len(set(copies)) == COPIES, "each is encrypted anew"
+    topic = topic_name("payout_requests", running.prefix)
+    key = payout_id.encode()
+    stock = [running.new_producer(), running.new_producer(partitioner="murmur2_random")]
+    stock.append(running.new_producer(partitioner="random"))
+
+    async def produce_with_aiokafka(values: list[bytes]) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=running.bootstrap_servers, enable_idempotence=True) as producer:
+            await asyncio.gather(*[producer.send_and_wait(topic, value, key) for value in values])
+
+    for number, value in enumerate(copies[: COPIES // 2]):
+        stock[number % len(stock)].produce(topic, value, key)
+    running.loop.run(produce_with_aiokafka(copies[COPIES // 2 :]))
+    for producer in stock:
+        assert producer.flush(20) == 0
+
+    placed = running.events_of("payout_requests", payout_id)
+    assert len(placed) == COPIES
+    assert len({record.partition for record in placed}) > 1, "the clients partitioned differently"
+    running.wait_row(payout_id, state="PAID")
+
+    def repeats() -> list[dict[str, object]]:
+        found = running.fetch("SELECT * FROM intake WHERE payout_id = $1", payout_id)
+        return found if len(found) == COPIES - 1 else []
+
+    assert {row["disposition"] for row in until("every other copy", repeats)} == {"REPEAT"}
+    assert len(running.approved(payout_id)) == 1
+    assert [call["operation"] for call in running.visa_requests(payout_id)].count("push") == 1
+    results = running.events_of("payout_results", payout_id)
+    assert len({(event.event_id, event.value) for event in results}) == 1
