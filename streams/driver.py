@@ -9,6 +9,7 @@ from enum import StrEnum
 from ledger.interface import Change, CommitUnknown, Ledger, LedgerUnavailable, NotBegun
 from processors.payout import state_machine
 from processors.payout.events import Answered, CallKind, Event, Unbuildable
+from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
 from processors.payout.step import MakeCall, Nothing, RunStage, Step
@@ -123,9 +124,13 @@ class Driver:
             except CallNotBuildable as error:
                 return await self.apply(row, Unbuildable(error.reason_code, str(error))), False
             deadline = calls.deadline(self.schedule.lease_seconds)
-            step = state_machine.begin_call(
-                row, call, self.clock(), self.schedule, identity=prepared.identity, sealed_body=prepared.sealed_body
-            )
+            try:
+                step = state_machine.begin_call(
+                    row, call, self.clock(), self.schedule, identity=prepared.identity, sealed_body=prepared.sealed_body
+                )
+            except IntentNotAllowed as error:
+                log.info("call not begun", extra={"payout_id": row.payout_id, "call": call.value, "why": str(error)})
+                return row, False
             change = Change(row, step.row, step.transition, self._owner, step.detail)
             asked_at = self.clock()
             owner = f"{self._owner}/{next(self._calls_begun)}"

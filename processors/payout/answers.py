@@ -6,11 +6,14 @@ from typing import Any
 from processors.payout.events import Answered, CallKind
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.payout.row import COMPENSATION_ENDS, UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
-from processors.payout.schedule import Schedule, inquiry_delay, resend_not_before, retry_delay
+from processors.payout.schedule import Schedule, asked_for, inquiry_delay, resend_not_before, retry_delay
 from processors.payout.step import Nothing, Step, compensation_moved, ended_unpaid, kept, moved, paid
 
 APPROVED_AFTER_UNPAID_END = "APPROVED_AFTER_UNPAID_END"
 """Why a row is frozen: Visa approved what the ledger had ended unpaid. A page, always (rule L2)."""
+MAY_BE_PAID_AFTER_UNPAID_END = "MAY_BE_PAID_AFTER_UNPAID_END"
+"""Why a row is frozen: what Visa says about an unpaid end can only be read by a person."""
+FROZEN_FOR = frozenset({APPROVED_AFTER_UNPAID_END, MAY_BE_PAID_AFTER_UNPAID_END})
 
 
 def apply_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -19,6 +22,8 @@ def apply_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Sched
         return _apply_reversal_answer(row, event, now, schedule)
     if event.outcome.kind is OutcomeKind.PAID:
         return _approved(row, event, now)
+    if event.outcome.kind is OutcomeKind.OPERATOR:
+        return _for_a_person(row, event, now)
     if row.is_terminal:
         return Nothing("the payout has ended; a late answer without an approval changes nothing")
     if event.attempt != row.attempts:
@@ -37,23 +42,39 @@ def _approved(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
     if row.state is PayoutState.PAID:
         return Nothing("already paid")
     if row.state in UNPAID_ENDS:
-        return _frozen(row, event, now)
+        return _frozen(row, event, now, APPROVED_AFTER_UNPAID_END)
     facts = _facts(row, event.outcome)
     return Step(paid(row, now, reason_code=event.outcome.reason_code, **facts), "paid", _evidence(event))
 
 
-def _frozen(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
-    """L2: the payout was paid after all. Nothing of its compensation may go on by itself, not even after a release."""
-    if row.compensation_reason_code == APPROVED_AFTER_UNPAID_END or row.hold_reason == APPROVED_AFTER_UNPAID_END:
+def _for_a_person(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
+    """S5: a partial approval or a contradiction may be money that moved; it reaches a person, however late it comes."""
+    if row.state in UNPAID_ENDS:
+        return _frozen(row, event, now, MAY_BE_PAID_AFTER_UNPAID_END)
+    if row.is_terminal:
+        return Nothing("the payout is paid; a contradiction is for the reconciliation")
+    facts = _operator(row, event.outcome)
+    answers_latest = row.state is PayoutState.SUBMITTING and event.attempt == row.attempts
+    if answers_latest or row.state is PayoutState.CLEARED:
+        return Step(
+            moved(row, PayoutState.UNKNOWN, now, announce=False, **facts), "held_for_operator", _evidence(event)
+        )
+    return Step(kept(row, **facts), "held_for_operator", _evidence(event))
+
+
+def _frozen(row: PayoutRow, event: Answered, now: datetime, reason: str) -> Step | Nothing:
+    """L2: paid after all, or perhaps. Nothing of its compensation may go on by itself, not even after a release."""
+    if row.compensation_reason_code in FROZEN_FOR or row.hold_reason in FROZEN_FOR:
         return Nothing("already frozen")
-    hold: dict[str, Any] = {"held": True, "hold_reason": APPROVED_AFTER_UNPAID_END, "due_at": None}
+    hold: dict[str, Any] = {"held": True, "hold_reason": reason, "due_at": None}
+    transition = reason.lower()
     if row.compensation in COMPENSATION_ENDS:
-        return Step(kept(row, **hold), "approved_after_unpaid_end", _evidence(event))
-    hold["compensation_reason_code"] = APPROVED_AFTER_UNPAID_END
+        return Step(kept(row, **hold), transition, _evidence(event))
+    hold["compensation_reason_code"] = reason
     if row.compensation is not CompensationState.REQUIRED:
-        return Step(kept(row, **hold), "approved_after_unpaid_end", _evidence(event))
+        return Step(kept(row, **hold), transition, _evidence(event))
     manual = compensation_moved(row, CompensationState.MANUAL, now, announce=True, **hold)
-    return Step(manual, "approved_after_unpaid_end", _evidence(event))
+    return Step(manual, transition, _evidence(event))
 
 
 def _apply_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -67,9 +88,6 @@ def _apply_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule:
             return _refused(row, event, now, schedule)
         case OutcomeKind.PENDING:
             return Step(_pending(row, outcome, now, schedule), "pending", _evidence(event))
-        case OutcomeKind.OPERATOR:
-            unknown = moved(row, PayoutState.UNKNOWN, now, announce=False, **_operator(row, outcome))
-            return Step(unknown, "held_for_operator", _evidence(event))
         case _:
             return Step(_unknown(row, outcome, now, schedule), "unknown", _evidence(event))
 
@@ -127,8 +145,6 @@ def _apply_status_answer(row: PayoutRow, event: Answered, now: datetime, schedul
         case OutcomeKind.PENDING | OutcomeKind.REFUSED:
             due_at = _next_inquiry(row, outcome, now, schedule)
             return Step(kept(row, due_at=due_at, **_facts(row, outcome)), "still_pending", _evidence(event))
-        case OutcomeKind.OPERATOR:
-            return Step(kept(row, **_operator(row, outcome)), "held_for_operator", _evidence(event))
         case _:
             return Step(_unknown(row, outcome, now, schedule), "unknown", _evidence(event))
 
@@ -142,8 +158,6 @@ def _apply_query_answer(row: PayoutRow, event: Answered, now: datetime, schedule
             return _declined(row, event, now, schedule)
         case OutcomeKind.NOT_FOUND:
             return _not_found(row, event, now, schedule)
-        case OutcomeKind.OPERATOR:
-            return Step(kept(row, **_operator(row, outcome)), "held_for_operator", _evidence(event))
         case _:
             due_at = _next_inquiry(row, outcome, now, schedule)
             return Step(kept(row, due_at=due_at, **_facts(row, outcome)), "still_unknown", _evidence(event))
@@ -153,6 +167,8 @@ def _not_found(row: PayoutRow, event: Answered, now: datetime, schedule: Schedul
     """Visa does not know the identity: send the same again, but not too early, not too late, not for ever (S3, P3)."""
     if row.first_intent_at is None or row.last_intent_at is None:
         raise AssertionError("an UNKNOWN row has an intent (S2)")
+    if row.held:
+        return Step(kept(row, due_at=None), "not_found_while_held", _evidence(event))
     if now - row.first_intent_at >= timedelta(seconds=schedule.resend_limit_seconds):
         late = kept(row, held=True, hold_reason="UNKNOWN_PAST_RESEND_LIMIT", due_at=None)
         return Step(late, "held_for_operator", _evidence(event))
@@ -238,7 +254,7 @@ def _apply_reversal_answer(row: PayoutRow, event: Answered, now: datetime, sched
 
 def _may_reverse_again(row: PayoutRow, outcome: Outcome) -> bool:
     """Refused before any effect, for a reason that passes, and nobody has learnt since that the payout was paid."""
-    frozen = row.compensation_reason_code == APPROVED_AFTER_UNPAID_END
+    frozen = row.compensation_reason_code in FROZEN_FOR
     return not row.compensation_ambiguous and outcome.refusal is not Refusal.REQUEST_INVALID and not frozen
 
 
@@ -247,9 +263,10 @@ def _apply_reversal_query(row: PayoutRow, event: Answered, now: datetime, schedu
     if row.compensation is not CompensationState.UNKNOWN:
         return Nothing("the reversal is not unknown")
     answered = event.outcome.kind not in (OutcomeKind.REFUSED, OutcomeKind.UNKNOWN)
-    if event.outcome.kind is OutcomeKind.OPERATOR or (
-        answered and row.compensation_inquiries >= schedule.reversal_inquiries_max
-    ):
+    asked_enough = row.compensation_inquiries >= schedule.reversal_inquiries_max
+    last_intent_at = row.compensation_last_intent_at or row.state_at
+    settled = event.asked_at >= resend_not_before(schedule, last_intent_at)  # nothing of it is under way any more
+    if event.outcome.kind is OutcomeKind.OPERATOR or (answered and asked_enough and settled):
         return _manual(row, event, now)
     due_at = now + inquiry_delay(schedule, row.payout_id, row.compensation_inquiries)
     return Step(kept(row, due_at=due_at), "reversal_still_unknown", _evidence(event))
@@ -269,9 +286,7 @@ def _manual(row: PayoutRow, event: Answered, now: datetime) -> Step:
 
 def _next_inquiry(row: PayoutRow, outcome: Outcome, now: datetime, schedule: Schedule) -> datetime:
     delay = inquiry_delay(schedule, row.payout_id, row.inquiries)
-    if outcome.retry_after_seconds is not None:
-        delay = max(delay, timedelta(seconds=min(outcome.retry_after_seconds, schedule.retry_after_max_seconds)))
-    return now + delay
+    return now + max(delay, asked_for(schedule, outcome.retry_after_seconds))
 
 
 def _operator(row: PayoutRow, outcome: Outcome) -> dict[str, Any]:

@@ -28,6 +28,10 @@ from processors.payout.step import (
 Plan = Nothing | RunStage | MakeCall | Step
 
 
+class IntentNotAllowed(ValueError):
+    """The row forbids this call now: the last pure gate before money moves does not trust its caller."""
+
+
 def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     """Decide what a driven row needs. The same answer whoever asks: stage event, sweeper, redelivery."""
     if row.held:
@@ -62,9 +66,10 @@ def begin_call(
 ) -> Step:
     """The intent that is made durable before bytes leave (rule S2); the lease itself is the ledger's.
 
-    Raises ValueError when a first intent lacks its identity or body, or a later one brings another: identity and
-    body are fixed for ever by the first (rules S1, S3).
+    Raises IntentNotAllowed when the row forbids the call now, and ValueError when a first intent lacks its identity or
+    body, or a later one brings another: both are fixed for ever by the first (rules S1, S3).
     """
+    _check_allowed(row, call, now, schedule)
     due_at = after(schedule.lease_seconds + schedule.clock_skew_seconds, now)
     match call:
         case CallKind.PUSH:
@@ -77,6 +82,24 @@ def begin_call(
         case CallKind.STATUS | CallKind.QUERY:
             begun = kept(row, inquiries=row.inquiries + 1, due_at=due_at)
             return Step(begun, f"{call.lower()}_begun", {"inquiry": begun.inquiries})
+
+
+def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Schedule) -> None:
+    """A worker may sleep for hours between its decision and its intent, and nobody else need have moved the row."""
+    if row.held:
+        raise IntentNotAllowed("nothing calls out for a held row (L12)")
+    allowed = {
+        CallKind.PUSH: row.state in (PayoutState.CLEARED, PayoutState.UNKNOWN),
+        CallKind.STATUS: row.state is PayoutState.PENDING,
+        CallKind.QUERY: row.state is PayoutState.UNKNOWN,
+        CallKind.REVERSE: row.compensation is CompensationState.REQUIRED and not row.compensation_ambiguous,
+        CallKind.REVERSAL_QUERY: row.compensation is CompensationState.UNKNOWN,
+    }
+    if not allowed[call]:
+        raise IntentNotAllowed(f"no {call} for a row that is {row.state}, compensation {row.compensation}")
+    limit = timedelta(seconds=schedule.resend_limit_seconds)
+    if call is CallKind.PUSH and row.first_intent_at is not None and now - row.first_intent_at >= limit:
+        raise IntentNotAllowed("nothing is sent again after 23 hours (P3, S3)")
 
 
 def _plan_first_or_refused(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:

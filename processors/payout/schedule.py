@@ -64,9 +64,14 @@ def retry_delay(schedule: Schedule, payout_id: str, refusals: int, retry_after_s
     """The wait after the `refusals`-th refusal: 1, 2, 4, … 10 s ±10 %, never less than what the peer asked for."""
     seconds = _backoff(schedule.retry_base_seconds, schedule.retry_multiplier, schedule.retry_max_seconds, refusals)
     seconds *= _jitter(payout_id, refusals)
-    if retry_after_seconds is not None:
-        seconds = max(seconds, min(retry_after_seconds, schedule.retry_after_max_seconds))
-    return timedelta(seconds=seconds)
+    return max(timedelta(seconds=seconds), asked_for(schedule, retry_after_seconds))
+
+
+def asked_for(schedule: Schedule, retry_after_seconds: float | None) -> timedelta:
+    """A peer's Retry-After, bounded; nothing, a negative number or no number at all asks for nothing."""
+    if retry_after_seconds is None or not retry_after_seconds > 0:
+        return timedelta(0)
+    return timedelta(seconds=min(retry_after_seconds, schedule.retry_after_max_seconds))
 
 
 def inquiry_delay(schedule: Schedule, payout_id: str, inquiries: int) -> timedelta:

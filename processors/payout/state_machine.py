@@ -5,7 +5,6 @@
 approval freezes an unpaid end, rule L2).
 """
 
-from dataclasses import replace
 from datetime import datetime
 
 from processors.payout.answers import apply_answer
@@ -23,7 +22,7 @@ from processors.payout.events import (
     Validated,
 )
 from processors.payout.next_step import begin_call, plan
-from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
+from processors.payout.row import COMPENSATION_ENDS, CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, compensation_moved, ended_unpaid, kept, moved
 
@@ -59,10 +58,15 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
         case Released():
             if not row.held:
                 return Nothing("not held")
-            released = kept(row, held=False, hold_reason=None)
-            # What the row itself asks for next is ours to drive; what waits for people is not.
-            waits_for_people = isinstance(plan(released, now, schedule), Nothing)
-            return Step(replace(released, due_at=None if waits_for_people else now), "released", {"by": event.actor})
+            due_at = now if _is_ours_to_drive(row) else None
+            return Step(kept(row, held=False, hold_reason=None, due_at=due_at), "released", {"by": event.actor})
+
+
+def _is_ours_to_drive(row: PayoutRow) -> bool:
+    """Whether the sweeper has anything to look for: not where a person or the originator is to act, or nobody."""
+    if row.is_terminal:
+        return row.compensation_executor is Executor.PROCESSOR and row.compensation not in COMPENSATION_ENDS
+    return row.state is not PayoutState.IN_REVIEW
 
 
 def _validated(row: PayoutRow, event: Validated, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -169,7 +173,8 @@ def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Sc
             row, PayoutState.FAILED, now, schedule, reason_code=event.reason_code, reason=event.reason
         )
         return Step(failed, "failed", detail)
-    if row.compensation is CompensationState.REQUIRED and row.compensation_first_intent_at is None:
+    ours = row.compensation_executor is Executor.PROCESSOR and row.compensation_first_intent_at is None
+    if row.compensation is CompensationState.REQUIRED and ours:
         manual = compensation_moved(
             row,
             CompensationState.MANUAL,

@@ -245,6 +245,7 @@ def _played(environment: Mapping[str, str], names: Names, visa: VisaStandIn, dir
     run.prepare_visa()
     run.produce()
     run.play_until_ended()
+    run._codec.close()  # the demo lives as long as its process; this one does not
     wrong = {outcome.sample.name: outcome.problems for outcome in asyncio.run(run.outcomes()) if outcome.problems}
     assert wrong == {}, (directory / "worker.log").read_text(errors="replace")[-2000:]
     return run
