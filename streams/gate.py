@@ -56,19 +56,25 @@ class Gate:
         raised to the caller.
         """
         pause_seconds = PAUSE_FIRST_SECONDS
-        while True:
-            try:
-                await work()
-            except Exception as error:
-                reason = away(error)
-                if reason is None:
-                    raise
-                log.warning("not available, trying again", extra={"reason": reason, "error": type(error).__name__})
-                self.close(reason)
+        closed_for: str | None = None
+        try:
+            while True:
                 try:
+                    await work()
+                except Exception as error:
+                    reason = away(error)
+                    if reason is None:
+                        raise
+                    log.warning("not available, trying again", extra={"reason": reason, "error": type(error).__name__})
+                    if closed_for != reason:
+                        self.close(reason)
+                        if closed_for is not None:
+                            self.open(closed_for)
+                        closed_for = reason
                     await asyncio.sleep(pause_seconds)
-                finally:
-                    self.open(reason)
-                pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
-            else:
-                return
+                    pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
+                else:
+                    return
+        finally:
+            if closed_for is not None:
+                self.open(closed_for)

@@ -34,8 +34,12 @@ class VisaStandIn:
 
     owned = True
 
-    def __init__(self, directory: Path | None = None) -> None:
-        """`directory` keeps ledger and credentials across runs; None means a temporary one, deleted by `stop`."""
+    def __init__(self, directory: Path | None = None, *, latency_ms: int = 0) -> None:
+        """`directory` keeps ledger and credentials across runs; None means a temporary one, deleted by `stop`.
+
+        `latency_ms` is how long it takes over every call that moves money.
+        """
+        self._latency_ms = latency_ms
         self._is_temporary = directory is None
         self._directory = directory
         # The service and its controls, in this order; the same across restarts.
@@ -99,7 +103,8 @@ class VisaStandIn:
         endpoint_path.unlink(missing_ok=True)
         leases = self._leases = self._leases or (PortLease(), PortLease())
         ports = ["--port", str(leases[0].port), "--admin-port", str(leases[1].port)]
-        command, environment = python_module("sandbox.visa_direct", *ports, "--state-dir", str(directory))
+        options = ("--state-dir", str(directory), "--latency-ms", str(self._latency_ms))
+        command, environment = python_module("sandbox.visa_direct", *ports, *options)
         process = self._process = ManagedProcess(
             "the Visa Direct stand-in", command, log_path=directory / "visa.log", environment=environment
         )

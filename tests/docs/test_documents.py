@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from ledger.interface import Mode
 from ops.main import app
+from processors.payout.answers import FROZEN_FOR
 from processors.payout.row import CompensationState, PayoutState
 from schemas import errors
 from schemas.topics import TOPICS
@@ -213,9 +214,24 @@ def test_every_hold_reason_of_the_code_is_explained() -> None:
     answers = (ROOT / "processors/payout/answers.py").read_text(encoding="utf-8")
     outcome = (ROOT / "processors/visa/outcome.py").read_text(encoding="utf-8")
     reasons = set(re.findall(r'hold_reason="(\w+)"', answers)) | set(re.findall(r'OPERATOR, "(\w+)"', outcome))
-    reasons |= set(re.findall(r'"(QUERY_\w+_MISMATCH)"', outcome))
+    reasons |= set(re.findall(r'"(QUERY_\w+_MISMATCH)"', outcome)) | FROZEN_FOR
     assert len(reasons) > 5
     assert {reason for reason in reasons if reason not in held} == set()
+
+
+def test_every_reason_for_a_manual_compensation_is_explained() -> None:
+    """C2: a person who reads MANUAL must know whether money may be handed back."""
+    waiting = section("RUNBOOK.md", "Compensation waits")
+    rooms = (
+        "processors/compensation/determine.py",
+        "processors/payout/next_step.py",
+        "processors/payout/state_machine.py",
+    )
+    code = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in rooms)
+    reasons = set(re.findall(r'_manual\("(\w+)"\)|compensation_reason_code="(\w+)"', code))
+    named = {word for pair in reasons for word in pair if word} | FROZEN_FOR
+    assert len(named) > 4
+    assert {reason for reason in named if reason not in waiting} == set()
 
 
 def test_every_dead_letter_code_is_explained() -> None:

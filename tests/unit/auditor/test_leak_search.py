@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.auditor.evidence import Leak
@@ -87,6 +87,7 @@ def test_american_express_groups_are_found(search: CardNumberSearch) -> None:
     assert len(list(search.own(b"3782 822463 10005"))) == 1
 
 
+@settings(deadline=None)
 @given(
     number=st.from_regex(r"[0-9]{13,19}", fullmatch=True),
     encoding=st.sampled_from(sorted(ENCODINGS)),
@@ -98,6 +99,7 @@ def test_any_number_is_found_anywhere(number: str, encoding: str, before: bytes,
     assert number[-4:] in {hit.ending for hit in found}
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=300))
 def test_bytes_without_the_number_are_no_hit(data: bytes) -> None:
     assert list(CardNumberSearch(OWN).own(data)) == []
@@ -191,6 +193,7 @@ def test_link_out_of_the_directory_is_not_followed(search: CardNumberSearch, tmp
     assert scan_paths(search, [inside]) == []
 
 
+@settings(deadline=None)
 @given(
     place=st.integers(0, 3 * 4_096),
     encoding=st.sampled_from(sorted(ENCODINGS)),
@@ -200,12 +203,14 @@ def test_number_across_the_border_of_two_pieces_is_found(place: int, encoding: s
     assert {found.ending for found in leaks_in_stream(data, CardNumberSearch(OWN))} >= {LONGEST[-4:]}
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, 3 * 4_096), around=st.sampled_from([".", "é", "字"]))
 def test_unknown_number_across_the_border_of_two_pieces_is_found(place: int, around: str) -> None:
     text = around * place + f" {fours(STRANGER, ' ')} " + around * 5_000
     assert leaks_in_stream(text.encode(), CardNumberSearch([]))
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, 3 * 4_096))
 def test_border_of_two_pieces_makes_no_number_stand_alone(place: int) -> None:
     """A piece that begins or ends inside a longer run of digits must not take a part of it for a number."""
@@ -307,6 +312,7 @@ def test_own_number_is_found_even_in_a_transaction_field() -> None:
     assert len(list(search.own(b'{"transactionIdentifier": 378282246310005}'))) == 1
 
 
+@settings(deadline=None)
 @given(
     at=st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2040, 1, 1)),  # noqa: DTZ001
     identifier=st.uuids(),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.auditor.evidence import (
@@ -436,6 +436,7 @@ def matters(run: Run, fact: object) -> bool:
     return not isinstance(fact, ResultEvent) or run.evidence.results.count(fact) == 1
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_fact_that_goes_missing_is_noticed(data: st.DataObject) -> None:
     """P1 to P4: whichever fact of a clean run is taken away, the verdict is clean only if nothing rests on it."""
@@ -449,6 +450,7 @@ def test_a_fact_that_goes_missing_is_noticed(data: st.DataObject) -> None:
     assert run.judge().clean is expected
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_payment_told_twice_is_noticed_and_a_decline_is_not(data: st.DataObject) -> None:
     """P2: one OCT a payout."""
@@ -459,6 +461,7 @@ def test_payment_told_twice_is_noticed_and_a_decline_is_not(data: st.DataObject)
     assert run.judge().clean is harmless
 
 
+@settings(deadline=None)
 @given(data=st.data(), state=st.sampled_from(["PAID", "DECLINED", "CLEARED", "REJECTED", "CANCELLED", "SUBMITTING"]))
 def test_row_in_another_state_is_noticed(data: st.DataObject, state: str) -> None:
     """The ledger alone cannot make a payout paid or unpaid: topics and stand-in contradict it."""

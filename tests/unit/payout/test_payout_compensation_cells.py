@@ -313,6 +313,26 @@ def test_what_only_a_person_can_read_stops_the_compensation_too(
     assert (frozen.state, frozen.held, frozen.due_at) == (state, True, None)
 
 
+@pytest.mark.parametrize("compensation", [CompensationState.NONE, CompensationState.REQUIRED])
+@pytest.mark.parametrize("released", [True, False])
+def test_an_approval_is_not_lost_on_a_row_that_was_frozen_for_a_doubt(
+    make_row: MakeRow,
+    answer: Answer,
+    now: datetime,
+    schedule: Schedule,
+    compensation: CompensationState,
+    released: bool,
+) -> None:
+    """L2: whoever judged the doubt to be nothing, and perhaps handed back by hand, has to hear of it."""
+    facts = REVERSAL if compensation is CompensationState.REQUIRED else {}
+    row = make_row(PayoutState.DECLINED, compensation=compensation, **facts)
+    doubt = _step(apply(row, answer(row, CallKind.QUERY, OutcomeKind.OPERATOR), now, schedule)).row
+    if released:
+        doubt = _step(apply(doubt, Released("operator-1"), now, schedule)).row
+    frozen = _step(apply(doubt, answer(doubt, CallKind.QUERY, OutcomeKind.PAID), now, schedule)).row
+    assert (frozen.held, frozen.hold_reason) == (True, "APPROVED_AFTER_UNPAID_END")
+
+
 def test_a_freeze_does_not_hide_a_reversal_that_is_under_way(
     make_row: MakeRow, answer: Answer, now: datetime, schedule: Schedule
 ) -> None:

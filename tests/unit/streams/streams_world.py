@@ -54,6 +54,8 @@ SENDER_CARD: Final = "4895142232120006"
 REQUESTS: Final = "payout_requests"
 PASSES_MAX: Final = 4000
 """Passes of one `settle`: far more than any life needs, so that a world that never comes to rest is seen."""
+DELIVERIES_MAX: Final = 300
+"""Records of one `deliver_all`: more than any test sends, so that events which feed themselves are seen."""
 
 AWAY: Final = (CommitUnknown, LedgerUnavailable, BrokerUnavailable, PublishUnconfirmed)
 """What the pump meets with a pause and another try."""
@@ -452,14 +454,21 @@ class World:
         """Hand one record to its handler, whether or not it was handled before."""
         await (worker or self.worker).handlers[record.topic](record)
 
-    async def deliver_all(self) -> int:
-        """Every record not handled yet, in order; a failure leaves its record to be delivered again."""
+    async def deliver_all(self, *, mark: bool = True) -> int:
+        """Every record not handled yet, in order; a failure leaves its record to be delivered again.
+
+        `mark`: what was announced is marked at once, as the background task does within milliseconds.
+        """
         delivered = 0
         for topic in self.worker.handlers:
             while self.next_offset[topic] < len(self.broker.topics[topic]):
                 await self.deliver(self.broker.topics[topic][self.next_offset[topic]])
                 self.next_offset[topic] += 1
                 delivered += 1
+                if delivered > DELIVERIES_MAX:
+                    raise AssertionError(f"events feed themselves: {topic} never ends")
+                if mark:
+                    await self.worker.announcer.mark_now()
         return delivered
 
     async def settle(self, *, seconds: float = 120.0) -> None:

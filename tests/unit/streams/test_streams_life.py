@@ -775,6 +775,26 @@ async def test_a_reversal_whose_handler_fails_is_seen_by_a_person(world: World) 
     assert row.held or row.compensation == "MANUAL"
 
 
+async def test_an_event_that_we_read_is_not_published_again_because_its_mark_is_late(world: World) -> None:
+    """K2: the compensate agent reads its own topic; until the mark is written it must not answer with the same event.
+
+    Otherwise each event breeds the next one for as long as the ledger is slow to take the mark.
+    """
+    world.visa.script[PUSH] = [lambda _: approved("05")]
+    await world.ask("payout-0001")
+    await world.deliver_all(mark=False)
+    assert len(world.broker.topics["payout_failed_requires_compensation"]) == 1
+    assert len(world.broker.topics["payout_results"]) == 1
+
+
+async def test_a_stage_event_that_cannot_be_acted_on_is_not_published_again(world: World) -> None:
+    """K2: the same for a payout that is cleared while calls are halted, before its mark is written."""
+    await world.model.set_mode(Mode.HALTED, "casey", "test", 0.0)
+    await world.ask("payout-0001")
+    await world.deliver_all(mark=False)
+    assert len(world.broker.topics["payout_cleared"]) == 1
+
+
 # --- the sweeper --------------------------------------------------------------------------------------------------
 
 
