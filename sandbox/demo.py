@@ -216,7 +216,7 @@ class DemoRun:
             rows = {row["payout_id"]: dict(row) for row in await connection.fetch("SELECT * FROM payouts")}
             intake = {
                 (row["topic"], row["partition_number"], row["record_offset"]): str(row["disposition"]).lower()
-                for row in await connection.fetch("SELECT topic, partition_number, record_offset, disposition FROM intake")
+                for row in await connection.fetch("SELECT * FROM intake")
             }
         finally:
             await connection.close()

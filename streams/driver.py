@@ -122,7 +122,7 @@ class Driver:
             try:
                 prepared = await calls.prepare(row, call, first=first)
             except CallNotBuildable as error:
-                return await self.apply(row, Unbuildable(error.reason_code, str(error))), False
+                return await self.apply(row, Unbuildable(error.reason_code, str(error), call)), False
             deadline = calls.deadline(self.schedule.lease_seconds)
             try:
                 step = state_machine.begin_call(

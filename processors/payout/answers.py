@@ -64,7 +64,9 @@ def _for_a_person(row: PayoutRow, event: Answered, now: datetime) -> Step | Noth
 
 def _frozen(row: PayoutRow, event: Answered, now: datetime, reason: str) -> Step | Nothing:
     """L2: paid after all, or perhaps. Nothing of its compensation may go on by itself, not even after a release."""
-    if row.compensation_reason_code in FROZEN_FOR or row.hold_reason in FROZEN_FOR:
+    known = {row.compensation_reason_code, row.hold_reason}
+    # An approval outweighs a doubt: only an approval already recorded makes it old news.
+    if APPROVED_AFTER_UNPAID_END in known or (reason == MAY_BE_PAID_AFTER_UNPAID_END and known & FROZEN_FOR):
         return Nothing("already frozen")
     hold: dict[str, Any] = {"held": True, "hold_reason": reason, "due_at": None}
     transition = reason.lower()
@@ -154,13 +156,20 @@ def _apply_query_answer(row: PayoutRow, event: Answered, now: datetime, schedule
     if row.state is not PayoutState.UNKNOWN:
         return Nothing(f"a query's answer says nothing about a {row.state} row")
     match outcome.kind:
-        case OutcomeKind.DECLINED:
+        case OutcomeKind.DECLINED if _speaks_for_every_attempt(row, event, schedule):
             return _declined(row, event, now, schedule)
         case OutcomeKind.NOT_FOUND:
             return _not_found(row, event, now, schedule)
         case _:
             due_at = _next_inquiry(row, outcome, now, schedule)
             return Step(kept(row, due_at=due_at, **_facts(row, outcome)), "still_unknown", _evidence(event))
+
+
+def _speaks_for_every_attempt(row: PayoutRow, event: Answered, schedule: Schedule) -> bool:
+    """A query that shows a decline while a resend may still be under way shows the earlier attempt's (S4)."""
+    if row.attempts <= 1 or row.last_intent_at is None:
+        return True
+    return event.asked_at >= resend_not_before(schedule, row.last_intent_at)
 
 
 def _not_found(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step:
@@ -226,6 +235,7 @@ def _apply_reversal_answer(row: PayoutRow, event: Answered, now: datetime, sched
             announce=True,
             compensation_ambiguous=False,
             compensation_reference=reference,
+            compensation_reason_code=None,
             due_at=None,
         )
         return Step(done, "compensated", _evidence(event))

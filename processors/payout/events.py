@@ -74,6 +74,7 @@ class Unbuildable:
 
     reason_code: str
     reason: str
+    call: CallKind = CallKind.PUSH
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from datetime import datetime
 from processors.payout.answers import apply_answer
 from processors.payout.events import (
     Answered,
+    CallKind,
     Confirmed,
     Event,
     Held,
@@ -168,13 +169,13 @@ def _reviewed(row: PayoutRow, event: Reviewed, now: datetime, schedule: Schedule
 def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Schedule) -> Step | Nothing:
     """Before any intent the payout is known not paid; an unbuildable reversal is a person's."""
     detail = {"reason_code": event.reason_code}
-    if row.state is PayoutState.CLEARED and row.first_intent_at is None:
+    if event.call is CallKind.PUSH and row.state is PayoutState.CLEARED and row.first_intent_at is None:
         failed = ended_unpaid(
             row, PayoutState.FAILED, now, schedule, reason_code=event.reason_code, reason=event.reason
         )
         return Step(failed, "failed", detail)
     ours = row.compensation_executor is Executor.PROCESSOR and row.compensation_first_intent_at is None
-    if row.compensation is CompensationState.REQUIRED and ours:
+    if event.call is CallKind.REVERSE and row.compensation is CompensationState.REQUIRED and ours:
         manual = compensation_moved(
             row,
             CompensationState.MANUAL,

@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
-from click.testing import Result
 from typer.testing import CliRunner
 
 from ops.main import app
@@ -155,7 +154,7 @@ class RunningSystem:
 
     def _ours(self, words: list[str], document: str) -> Answer:
         with contextlib.chdir(self._desk(document)):
-            result: Result = CliRunner().invoke(app, words, env=dict(self.environment))
+            result: Any = CliRunner().invoke(app, words, env=dict(self.environment))
         return Answer(result.exit_code, result.stdout, result.stderr)
 
     def _start_worker(self, words: list[str]) -> Answer:
@@ -247,7 +246,7 @@ def _played(environment: Mapping[str, str], names: Names, visa: VisaStandIn, dir
     run.play_until_ended()
     run._codec.close()  # the demo lives as long as its process; this one does not
     wrong = {outcome.sample.name: outcome.problems for outcome in asyncio.run(run.outcomes()) if outcome.problems}
-    assert wrong == {}, (directory / "worker.log").read_text(errors="replace")[-2000:]
+    assert wrong == {}, f"{wrong}\n{(directory / 'worker.log').read_text(errors='replace')[-2000:]}"
     return run
 
 

@@ -277,6 +277,14 @@ def test_an_unbuildable_push_says_nothing_about_a_compensation_that_began_meanwh
     assert isinstance(apply(row, Unbuildable("CARD_MISSING", "The request names no card."), now, schedule), Nothing)
 
 
+def test_an_unbuildable_reversal_is_a_persons(make_row: MakeRow, now: datetime, schedule: Schedule) -> None:
+    """C3: known not sent, so a person may act at once."""
+    row = _reversing(make_row, CompensationState.REQUIRED)
+    unbuildable = Unbuildable("CARD_MISSING", "The request names no card.", CallKind.REVERSE)
+    after = _step(apply(row, unbuildable, now, schedule)).row
+    assert (after.compensation, after.compensation_reason_code) == (CompensationState.MANUAL, "CARD_MISSING")
+
+
 @pytest.mark.parametrize("compensation", sorted(set(CompensationState) - {CompensationState.REQUIRED}))
 def test_an_unbuildable_reversal_is_a_persons_only_before_its_first_intent(
     make_row: MakeRow, now: datetime, schedule: Schedule, compensation: CompensationState

@@ -180,7 +180,7 @@ async def test_only_events_newer_than_the_confirmed_version_are_published(world:
 async def test_a_lost_mark_is_made_good_by_the_sweeper(world: World) -> None:
     """K2: losing a mark costs a repeat, never an event."""
     await world.ask("payout-0001")
-    await world.deliver_all()
+    await world.deliver_all(mark=False)
     world.model.fail_next(Fault.UNAVAILABLE)
     await world.worker.announcer.mark_now()
     row = await world.row("payout-0001")
@@ -207,10 +207,10 @@ async def test_marks_are_written_in_the_background_and_survive_a_ledger_that_is_
     announcer = world.worker.announcer
     marking = asyncio.create_task(announcer.mark_forever())
     world.boundary.fail_once("ledger.mark_announced:before", CommitUnknown("lost"))
-    await world.deliver_all()
+    await world.deliver_all(mark=False)
     for payout_id in ("payout-0002", "payout-0003"):
         await world.ask(payout_id)
-        await world.deliver_all()
+        await world.deliver_all(mark=False)
         until = asyncio.get_running_loop().time() + 5.0
         while world.boundary.passed.count("ledger.mark_announced:after") == 0:
             assert asyncio.get_running_loop().time() < until

@@ -22,7 +22,6 @@ class Ended(list[int]):
     def __call__(self, code: int) -> None:
         self.append(code)
         self.event.set()
-        raise SystemExit  # ends the watching thread quietly, as the process would
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_silence_ends_the_worker_with_a_code_that_restarts_it(ended: Ended, watc
     """K5, design 6: a wedged event loop keeps its partitions for ever, so the process ends."""
     watchdog.start()
     assert ended.event.wait(10.0)
-    assert ended == [EXIT_CODE_WEDGED]
+    assert set(ended) == {EXIT_CODE_WEDGED}
 
 
 def test_beats_keep_the_worker_alive(ended: Ended, watchdog: Watchdog) -> None:
