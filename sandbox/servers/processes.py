@@ -80,7 +80,12 @@ class PortLease:
     def hold(self) -> None:
         """Bind the port again after its server has ended. Raises OSError if somebody else took it."""
         if self._socket is None:
-            self._socket = _bound_socket(self.port)
+            try:
+                self._socket = _bound_socket(self.port, share=False)
+            except OSError:
+                # Connections of the dead server are in TIME_WAIT. Choosing a port never shares, so no other
+                # lease can take this one.
+                self._socket = _bound_socket(self.port, share=True)
 
     def release(self) -> None:
         """Free the port for the server that is about to bind it, or for good."""
@@ -92,7 +97,7 @@ class PortLease:
         for _ in range(PORT_TRIES):
             candidate = random.choice(PORT_RANGE)
             with contextlib.suppress(OSError):
-                self._socket = _bound_socket(candidate)
+                self._socket = _bound_socket(candidate, share=False)
                 return candidate
         raise ServerError(
             f"no free port found on {LOOPBACK} between {PORT_RANGE.start} and {PORT_RANGE.stop - 1} "
@@ -100,11 +105,14 @@ class PortLease:
         )
 
 
-def _bound_socket(port: int) -> socket.socket:
+def _bound_socket(port: int, *, share: bool) -> socket.socket:
+    """A socket bound to the loopback port. `share` (SO_REUSEADDR) binds beside others that say so too.
+
+    Without it the port is ours alone: on Linux two sockets that both say it, and do not listen, get the same.
+    """
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Connections of the last server on this port may still be in TIME_WAIT.
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(share))
         holder.bind((LOOPBACK, port))
     except OSError:
         holder.close()

@@ -5,6 +5,7 @@ record, sweeps and lets time pass until nothing is left to do. A `Killed` raised
 is gone with all it knew, and another one starts from the offsets that were acknowledged.
 """
 
+import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -60,7 +61,19 @@ DELIVERIES_MAX: Final = 300
 AWAY: Final = (CommitUnknown, LedgerUnavailable, BrokerUnavailable, PublishUnconfirmed)
 """What the pump meets with a pause and another try."""
 
+TURNS_MAX: Final = 100_000
+"""Turns of the event loop that `until` gives: seconds, so only a test that fails takes them."""
+
 Headers = Sequence[tuple[str, bytes]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let everything run until the condition holds."""
+    for _ in range(TURNS_MAX):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
 
 
 class Killed(BaseException):
@@ -309,7 +322,7 @@ class World:
         """A fresh worker process, wired as `streams.bootstrap` does."""
         self.workers += 1
         owner = f"worker-{self.workers}"
-        ledger = cast(Ledger, BoundedLedger(self.model, self.boundary))
+        ledger = cast("Ledger", BoundedLedger(self.model, self.boundary))
         gate, metrics = Gate(), Metrics()
         publisher = Publisher(
             self.broker.send,
@@ -323,7 +336,7 @@ class World:
         dead_letters = DeadLetters(ledger, publisher, self.keys, prefix="", metrics=metrics)
         stages = StageRunner(self.codec, self.keys, self.policies, self.clock)
         calls = VisaCalls(
-            cast(VisaDirectClient, self.visa),
+            cast("VisaDirectClient", self.visa),
             ledger,
             stages,
             profile=submission_profile(self.settings),
@@ -374,9 +387,7 @@ class World:
             clock=self.clock,
             metrics=metrics,
         )
-        return Worker(
-            owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper
-        )
+        return Worker(owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper)
 
     async def _lag_of(self, topic: str) -> int:
         return self.lag.get(topic, 0)

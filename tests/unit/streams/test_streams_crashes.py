@@ -126,9 +126,7 @@ async def test_a_ledger_that_fails_at_any_write_changes_nothing_in_the_end(
 
 @pytest.mark.parametrize("error", [ConnectionError("refused"), PublishUnconfirmed("late"), TimeoutError()])
 @pytest.mark.parametrize("side", ["before", "after"])
-async def test_a_publish_that_fails_in_any_state_is_made_good(
-    new_world: NewWorld, error: Exception, side: str
-) -> None:
+async def test_a_publish_that_fails_in_any_state_is_made_good(new_world: NewWorld, error: Exception, side: str) -> None:
     """K1, K2: the commit stands, the publish is lost or its confirmation is; the payout still ends."""
     for number in range(BOUNDARIES_MAX):
         world = new_world()
@@ -146,7 +144,9 @@ async def test_a_publish_that_fails_in_any_state_is_made_good(
             assert number >= 3
             return
         await check_paid_once(world, f"{type(error).__name__} {side} publish {number}")
-        assert bool(world.unconfirmed) is isinstance(error, TimeoutError), "K5: only an unconfirmed one ends the process"
+        assert bool(world.unconfirmed) is isinstance(error, TimeoutError), (
+            "K5: only an unconfirmed one ends the process"
+        )
     pytest.fail("a life has no end")
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,16 +16,28 @@ CARD = "4957030420210462"
 LEVELS = [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL]
 
 
+class Lines(io.StringIO):
+    """What the process would write to stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._monkeypatch = monkeypatch
+
+    def configure(self, level: str, form: str) -> None:
+        """As the worker at its start; from here on stderr is this."""
+        self._monkeypatch.setattr(sys, "stderr", self)
+        configure_logs("worker-1", level, form)
+
+
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the process would write to stderr; logging is put back as it was."""
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """Logging is put back as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    levels = {name: logging.getLogger(name).level for name in ("aiokafka", "faust", "mode", "httpx", "httpcore", "asyncio")}
+    libraries = ("aiokafka", "faust", "mode", "httpx", "httpcore", "asyncio")
+    levels = {name: logging.getLogger(name).level for name in libraries}
     raising = logging.raiseExceptions
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    yield stderr
+    yield Lines(monkeypatch)
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, old in levels.items():
@@ -38,6 +51,20 @@ def formatted(message: str, *arguments: object, level: int = logging.INFO, **ext
         "streams.test", level, __file__, 1, message, arguments, None, extra=extra
     )
     shown: dict[str, object] = json.loads(JsonFormatter("worker-1").format(record))
+    return shown
+
+
+def failed(error: Exception) -> dict[str, Any]:
+    """The line of an exception that was raised here."""
+
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except type(error):
+        record = logging.getLogger("t").makeRecord("t", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
+    shown: dict[str, Any] = json.loads(JsonFormatter("w").format(record))
     return shown
 
 
@@ -56,9 +83,9 @@ def test_the_shape_of_a_line() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_card_numbers_are_masked_at_every_level(lines: io.StringIO, level: int, form: str) -> None:
+def test_card_numbers_are_masked_at_every_level(lines: Lines, level: int, form: str) -> None:
     """P6: in the text, its arguments and the extras."""
-    configure_logs("worker-1", "DEBUG", form)
+    lines.configure("DEBUG", form)
     logger = logging.getLogger("streams.test")
     logger.log(level, f"in the text {CARD}")
     logger.log(level, "as an argument %s", "4957 0304 2021 0462")
@@ -71,17 +98,17 @@ def test_card_numbers_are_masked_at_every_level(lines: io.StringIO, level: int, 
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_card_number_that_is_a_number_is_masked(lines: io.StringIO, form: str) -> None:
+def test_a_card_number_that_is_a_number_is_masked(lines: Lines, form: str) -> None:
     """P6: a number of 16 digits is no less a card number for not being a string."""
-    configure_logs("worker-1", "DEBUG", form)
+    lines.configure("DEBUG", form)
     logging.getLogger("streams.test").info("as a number", extra={"what": int(CARD)})
     assert CARD not in lines.getvalue()
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_exceptions_show_neither_card_numbers_nor_local_variables(lines: io.StringIO, form: str) -> None:
+def test_exceptions_show_neither_card_numbers_nor_local_variables(lines: Lines, form: str) -> None:
     """P6: the handler that failed held an opened request; no traceback may print what was in its hands."""
-    configure_logs("worker-1", "DEBUG", form)
+    lines.configure("DEBUG", form)
 
     def handler() -> None:
         recipient_name = "Tomas " + "Okafor"
@@ -99,11 +126,7 @@ def test_exceptions_show_neither_card_numbers_nor_local_variables(lines: io.Stri
 
 def test_an_exception_says_where_and_of_which_class() -> None:
     """The place is needed; the text is masked and cut."""
-    try:
-        raise KeyError("x" * 1000)
-    except KeyError:
-        record = logging.getLogger("t").makeRecord("t", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    shown = json.loads(JsonFormatter("w").format(record))
+    shown = failed(KeyError("x" * 1000))
     assert shown["error.type"] == "KeyError"
     assert len(shown["error.message"]) <= 300
     assert "test_streams_logs.py" in shown["error.stack"][-1]
@@ -121,11 +144,7 @@ def test_a_card_number_at_the_cut_is_masked_before_it_is_cut(missing: int) -> No
 
 def test_a_card_number_at_the_cut_of_an_exceptions_text_is_masked() -> None:
     """P6: the same for the text of an exception."""
-    try:
-        raise ValueError("x" * 286 + " " + CARD)
-    except ValueError:
-        record = logging.getLogger("t").makeRecord("t", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    shown = json.loads(JsonFormatter("w").format(record))
+    shown = failed(ValueError("x" * 286 + " " + CARD))
     assert re.findall(r"[0-9]{7,}", shown["error.message"]) == []
 
 
@@ -134,24 +153,24 @@ def test_a_long_text_is_cut() -> None:
     assert len(str(formatted("y" * 10_000)["message"])) <= TEXT_MAX
 
 
-def test_a_line_stays_one_line(lines: io.StringIO) -> None:
+def test_a_line_stays_one_line(lines: Lines) -> None:
     """A foreign text cannot forge a second entry."""
-    configure_logs("worker-1", "INFO", "json")
+    lines.configure("INFO", "json")
     logging.getLogger("streams.test").info('one\n{"message": "forged"}')
     (line,) = lines.getvalue().splitlines()
     assert json.loads(line)["message"].startswith("one\n")
 
 
-def test_a_broken_log_call_does_not_print_its_arguments(lines: io.StringIO) -> None:
+def test_a_broken_log_call_does_not_print_its_arguments(lines: Lines) -> None:
     """P6: logging's own error report goes round every mask."""
-    configure_logs("worker-1", "INFO", "json")
+    lines.configure("INFO", "json")
     logging.getLogger("streams.test").info("a number %d", CARD)
     assert CARD not in lines.getvalue()
 
 
-def test_libraries_are_quiet_and_go_through_the_same_handler(lines: io.StringIO) -> None:
+def test_libraries_are_quiet_and_go_through_the_same_handler(lines: Lines) -> None:
     """P6: libraries log requests at INFO and headers at DEBUG."""
-    configure_logs("worker-1", "DEBUG", "json")
+    lines.configure("DEBUG", "json")
     for name in ("httpx", "httpcore", "aiokafka", "faust"):
         logging.getLogger(name).info("GET /visadirect?secret=1")
         logging.getLogger(name).warning("card %s", CARD)

@@ -14,7 +14,7 @@ from schemas.codec import Codec, PinnedResolver
 from schemas.headers import header_text
 from streams.metrics import Metrics
 from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
-from tests.unit.streams.streams_world import World
+from tests.unit.streams.streams_world import World, until
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -86,8 +86,7 @@ async def test_a_refusal_before_and_one_after_the_send_are_the_broker_being_away
     assert "4957030420210462" not in str(refused.value), "a transport's text may quote a record (P6)"
     transport.refuse = None
     publishing = asyncio.create_task(sender.publish_bytes("t", b"k", b"v", []))
-    while not transport.confirmations:
-        await asyncio.sleep(0)
+    await until(lambda: bool(transport.confirmations))
     transport.confirmations[0].set_exception(OSError("not enough replicas"))
     with pytest.raises(BrokerUnavailable):
         await publishing
@@ -98,8 +97,7 @@ async def test_a_cancelled_publish_is_neither_away_nor_unconfirmed(transport: Tr
     """K1: a worker that stops learns nothing from its own cancellation."""
     ended: list[str] = []
     publishing = asyncio.create_task(publisher(transport, ended).publish_bytes("t", b"k", b"v", []))
-    while not transport.confirmations:
-        await asyncio.sleep(0)
+    await until(lambda: bool(transport.confirmations))
     publishing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await publishing
@@ -118,8 +116,7 @@ async def test_the_same_event_has_the_same_identity_and_bytes_under_the_prefix(t
             )
         )
         sent = len(transport.confirmations)
-        while len(transport.confirmations) == sent:
-            await asyncio.sleep(0)
+        await until(lambda sent=sent: len(transport.confirmations) > sent)  # type: ignore[misc]
         transport.confirmations[-1].set_result(None)
         await publishing
     assert transport.sent[0] == transport.sent[1]
@@ -201,24 +198,28 @@ async def test_a_lost_publish_is_made_good_by_the_sweeper(world: World) -> None:
     assert [event["status"] for event in await world.events("payout_results")] == ["PAID"]
 
 
-async def test_marks_are_written_in_the_background_and_survive_a_ledger_that_is_away(world: World) -> None:
+async def test_marks_are_written_in_the_background_and_survive_a_ledger_that_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """K2: the task that writes marks outlives a failed batch."""
-    await world.ask("payout-0001")
+    monkeypatch.setattr("streams.announcer.MARK_EVERY_SECONDS", 0.0)
     announcer = world.worker.announcer
     marking = asyncio.create_task(announcer.mark_forever())
     world.boundary.fail_once("ledger.mark_announced:before", CommitUnknown("lost"))
+    await world.ask("payout-0001")
     await world.deliver_all(mark=False)
-    for payout_id in ("payout-0002", "payout-0003"):
-        await world.ask(payout_id)
-        await world.deliver_all(mark=False)
-        until = asyncio.get_running_loop().time() + 5.0
-        while world.boundary.passed.count("ledger.mark_announced:after") == 0:
-            assert asyncio.get_running_loop().time() < until
-            await asyncio.sleep(0.01)
+    await until(lambda: "ledger.mark_announced:before" in world.boundary.passed)
+    await world.ask("payout-0002")
+    await world.deliver_all(mark=False)
+    (row,) = [row for row in world.rows() if row.payout_id == "payout-0002"]
+    assert row.state == "PAID"
+    await until(
+        lambda: ("payout-0002", row.announce_version) in [(r.payout_id, r.announced_version) for r in world.rows()]
+    )
     marking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await marking
-    row = await world.row("payout-0003")
+    row = await world.row("payout-0002")
     assert row.announced_version == row.announce_version
 
 

@@ -12,6 +12,7 @@ import pytest
 from streams.gate import Gate
 from streams.metrics import Metrics
 from streams.pump import Pump, Record
+from tests.unit.streams.streams_world import until
 
 SLOTS = 4
 UNACKNOWLEDGED_MAX = 1000
@@ -85,8 +86,7 @@ async def all_of(pump: Pump, faust: Faust, events: Sequence[Any]) -> None:
     """Run the pump over these events and wait for its tasks, without its drain (which lets it take nothing more)."""
     faust.give(*events, None)
     await pump.run(faust.events())
-    while pump.in_work:
-        await asyncio.sleep(0)
+    await until(lambda: not pump.in_work)
 
 
 async def slots_are_whole(pump: Pump, faust: Faust, first: int, slots: int = SLOTS) -> None:
@@ -104,8 +104,7 @@ async def slots_are_whole(pump: Pump, faust: Faust, first: int, slots: int = SLO
     assert pump.in_work == slots
     release.set()
     await asyncio.wait_for(running, 1.0)
-    while pump.in_work:
-        await asyncio.sleep(0)
+    await until(lambda: not pump.in_work)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -381,16 +380,14 @@ async def test_what_is_away_closes_the_gate_and_is_tried_again() -> None:
     pump = faust.pump(handler)
     faust.give(faust.event(10))
     running = asyncio.create_task(pump.run(faust.events()))
-    while not tries:
-        await asyncio.sleep(0)
+    await until(lambda: tries > 0)
     await let_run(2)
     closed.append(faust.gate.reasons)
     assert faust.acknowledged == []
     back.set()
     faust.give(faust.event(11), None)
     await asyncio.wait_for(running, 1.0)
-    while pump.in_work:
-        await asyncio.sleep(0)
+    await until(lambda: not pump.in_work)
     assert closed == [("database",)]
     assert faust.acknowledged == [10, 11]
     assert faust.gate.reasons == ()
@@ -457,8 +454,7 @@ async def test_what_waits_for_its_acknowledgement_is_bounded() -> None:
     waiting = sum(len(window) for _, window in pump._windows.values())
     release.set()
     await asyncio.wait_for(running, 10.0)
-    while pump.in_work:
-        await asyncio.sleep(0)
+    await until(lambda: not pump.in_work)
     assert faust.acknowledged == list(range(UNACKNOWLEDGED_MAX * 3))
     assert waiting <= UNACKNOWLEDGED_MAX
 

@@ -76,7 +76,7 @@ def test_production_refuses_and_says_what_to_set(loaded: "Loader", changes: dict
 
 
 def test_production_refuses_sasl_without_credentials(loaded: "Loader", monkeypatch: pytest.MonkeyPatch) -> None:
-    """"checked at start": else the worker starts and every connection is refused."""
+    """ "checked at start": else the worker starts and every connection is refused."""
     settings = loaded()
     for name in ("KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"):
         monkeypatch.delenv(name)
@@ -126,9 +126,7 @@ def test_thresholds_that_compliance_refuses_are_refused_at_the_start(loaded: "Lo
     """Checked at start, not when the first payout is screened."""
     settings = loaded(PAYOUTS_REVIEW_THRESHOLD_BASIS_POINTS="0")
     with pytest.raises(ValueError, match="thresholds"):
-        Thresholds(
-            settings.payouts_review_threshold_basis_points, settings.payouts_deny_threshold_basis_points
-        )
+        Thresholds(settings.payouts_review_threshold_basis_points, settings.payouts_deny_threshold_basis_points)
     assert settings.problems()
 
 
@@ -150,9 +148,7 @@ def test_secrets_are_in_no_repr_and_no_dump(loaded: "Loader") -> None:
         ("PAYOUTS_IN_FLIGHT_MAX", "0"),
     ],
 )
-def test_a_setting_that_cannot_be_read_is_named_without_its_value(
-    loaded: "Loader", name: str, value: str
-) -> None:
+def test_a_setting_that_cannot_be_read_is_named_without_its_value(loaded: "Loader", name: str, value: str) -> None:
     """P6: somebody may have put a secret into the wrong variable."""
     with pytest.raises(SettingsInvalid) as refused:
         loaded(**{name: value})
