@@ -89,6 +89,16 @@ def test_too_large_a_plaintext_is_refused() -> None:
         Sealer(KEYS, "2026-07").seal(bytes(1024 * 1024 + 1), "body", "po_1")
 
 
+def test_an_empty_record_opens_again_and_only_for_its_key(private_jwk: dict[str, Any]) -> None:
+    """K6: a tombstone is a dead letter too; the JWE library mistakes its empty plaintext for a failure."""
+    envelope = EnvelopeSealer(private_jwk).seal(b"")
+    assert EnvelopeOpener([private_jwk]).open(envelope) == b""
+    other = jwk.JWK.generate(kty="RSA", size=2048, kid="party-1").export_private(as_dict=True)
+    for damaged, key in ((envelope[:-3] + b"AAA", private_jwk), (envelope, other)):
+        with pytest.raises(BoxNotOpened):
+            EnvelopeOpener([key]).open(damaged)
+
+
 def test_an_envelope_opens_with_the_private_key_only(private_jwk: dict[str, Any]) -> None:
     """K6: what writes a dead letter cannot read it."""
     sealer = EnvelopeSealer(private_jwk)
