@@ -104,7 +104,8 @@ class DueRow:
     payout_id: str
     version: int
     state: PayoutState
-    attempts: int
+    untouched: bool
+    """Nothing has happened to it since it entered its state: its stage event may still be on its way."""
     correlation_id: str
 
 
@@ -186,6 +187,12 @@ class Ledger(Protocol):
 
     async def record_intake(self, record: IntakeRecord) -> None:
         """Remember what became of an inbound record that is no payout's first."""
+
+    async def settle(self) -> None:
+        """Commit something of our own. What was read before the call is durable once it returns (rule L4).
+
+        Raises CommitUnknown, LedgerUnavailable.
+        """
 
     async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
         """Every entry of one payout, oldest first."""

@@ -139,6 +139,10 @@ class MemoryLedger:
         """See `Ledger.record_intake`."""
         self._write(lambda: self._record_intake(record))
 
+    async def settle(self) -> None:
+        """See `Ledger.settle`."""
+        self._write(lambda: None)
+
     async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
         """See `Ledger.history`."""
         _refuse_unstorable([payout_id])
@@ -284,7 +288,7 @@ class MemoryLedger:
         for _, _, row in picked:
             moved = replace(row, due_at=now + timedelta(seconds=redrive_seconds))
             self._stored[row.payout_id].row = moved
-        return [DueRow(row.payout_id, row.version, row.state, row.attempts, row.correlation_id) for _, _, row in picked]
+        return [_due_row(row) for _, _, row in picked]
 
     def _mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
         _refuse_unstorable([payout_id for payout_id, _ in announced] + [version for _, version in announced])
@@ -335,6 +339,11 @@ class MemoryLedger:
             json.loads(detail),
         )
         self._history.setdefault(row.payout_id, []).append(entry)
+
+
+def _due_row(row: PayoutRow) -> DueRow:
+    untouched = row.version == row.state_version and row.attempts == 0
+    return DueRow(row.payout_id, row.version, row.state, untouched, row.correlation_id)
 
 
 def _is_unannounced(row: PayoutRow) -> bool:

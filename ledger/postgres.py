@@ -255,6 +255,10 @@ class PostgresLedger:
         fate = (record.disposition.value, record.payout_id, record.reason_code)
         await self._write_rows(statements.RECORD_INTAKE, (*place, *fate))
 
+    async def settle(self) -> None:
+        """See `Ledger.settle`."""
+        await self._write_rows(statements.SETTLE, ())
+
     async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
         """See `Ledger.history`."""
         records = await self._pool.read(lambda connection: connection.fetch(statements.HISTORY, payout_id))

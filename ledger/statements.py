@@ -133,9 +133,10 @@ WITH picked AS (
 ), moved AS (
     UPDATE payouts AS p SET due_at = statement_timestamp() + make_interval(secs => $2)
     FROM picked WHERE p.payout_id = picked.payout_id
-    RETURNING p.payout_id, p.version, p.state, p.attempts, p.correlation_id, picked.due_at AS was_due_at
+    RETURNING p.payout_id, p.version, p.state, p.version = p.state_version AND p.attempts = 0 AS untouched,
+        p.correlation_id, picked.due_at AS was_due_at
 )
-SELECT payout_id, version, state, attempts, correlation_id FROM moved ORDER BY was_due_at, payout_id
+SELECT payout_id, version, state, untouched, correlation_id FROM moved ORDER BY was_due_at, payout_id
 """
 
 UNANNOUNCED: Final = f"""
@@ -190,6 +191,9 @@ WITH earlier AS (SELECT mode FROM modes), changed AS (
 )
 SELECT mode, set_at, operator, reason FROM changed
 """
+
+SETTLE: Final = "SELECT pg_logical_emit_message(true, 'payouts', '')"
+"""A transaction that writes to the log and changes no row: its commit waits for everything before it (rule L4)."""
 
 LIVE_LEASES: Final = "SELECT payout_id, lease_owner FROM payouts WHERE lease_until > clock_timestamp()"
 

@@ -16,6 +16,8 @@ from ledger.interface import CommitUnknown, Ledger, LedgerUnavailable
 from ledger.postgres import PostgresLedger
 from processors.compliance.decide import ComplianceUnavailable, Thresholds
 from processors.compliance.watch_list import load_watch_list
+from processors.content import ContentKeyUnknown
+from processors.sealing import SealingKeyUnknown
 from processors.secrets import Secret
 from processors.validation.policy import load_policy
 from processors.validation.validate import ValidationLimits
@@ -48,7 +50,7 @@ from streams.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 EXIT_CODE_UNCONFIRMED = 71
-"""A publish was not confirmed in time (rule K5); the supervisor starts the worker again."""
+"""A publish was not confirmed in time (rule K5), or a background task died; the supervisor starts it again."""
 DRAIN_MARGIN_SECONDS = 3.0
 """After the longest call, for its outcome's commit and publish."""
 
@@ -203,6 +205,7 @@ class WorkerRuntime:
             lag_of=LagReader(confluent_config(settings), settings.group, settings.payouts_topic_prefix).lag_of,
             clock=utc_now,
             metrics=self.metrics,
+            is_paused=lambda: bool(self.gate.reasons),
         )
         health = HealthServer(
             host=settings.payouts_http_host,
@@ -223,6 +226,8 @@ class WorkerRuntime:
             asyncio.create_task(sweeper.gauge_forever(), name="gauges"),
             asyncio.create_task(self._beat(), name="watchdog beat"),
         ]
+        for task in self._background:
+            task.add_done_callback(_ended_on_its_own)
         log.info("worker open", extra={"agents": ",".join(self.agents), "profile": settings.payouts_profile.value})
 
     async def _open_ledger(self) -> Ledger:
@@ -312,7 +317,19 @@ def _away(error: Exception) -> str | None:
         return "schema registry"
     if isinstance(error, BrokerUnavailable | PublishUnconfirmed):
         return "broker"
+    if isinstance(error, SealingKeyUnknown | ContentKeyUnknown):
+        return "keys"  # every payout under that key fails alike: a person restores it, nothing is decided meanwhile
     return "compliance" if isinstance(error, ComplianceUnavailable) else None
+
+
+def _ended_on_its_own(task: asyncio.Task[None]) -> None:
+    """A background task has no end of its own: without it the worker would look alive and be half of one."""
+    if not task.cancelled():
+        log.critical(
+            "background task ended: ending the worker", extra={"task": task.get_name()}, exc_info=task.exception()
+        )
+        logging.shutdown()
+        os._exit(EXIT_CODE_UNCONFIRMED)
 
 
 def _end_process(topic: str) -> None:

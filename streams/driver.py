@@ -64,6 +64,8 @@ class Driver:
         self._owner = owner
         self._metrics = metrics
         self._calls_begun = itertools.count(1)
+        self._own_commits: dict[str, int] = {}
+        """Versions whose commit this worker saw acknowledged and has not announced yet; one a payout in work."""
 
     async def drive(self, row: PayoutRow, work: Collection[Work] = ALL_WORK) -> PayoutRow:
         """Run what the row needs until nothing more can be done now, and announce where it stands.
@@ -80,12 +82,20 @@ class Driver:
         return await self.announce(row)
 
     async def announce(self, row: PayoutRow) -> PayoutRow:
-        """Publish what the row announces and the broker has not confirmed yet (rules K1, K2)."""
-        await self._announcer.announce(row)
+        """Publish what the row announces and the broker has not confirmed yet (rules K1, K2).
+
+        A row that was only read is not durable yet: something of our own is committed first (rule L4).
+        """
+        own_version = self._own_commits.pop(row.payout_id, None)
+        if row.announced_version < row.announce_version:
+            if own_version != row.version:
+                await self.ledger.settle()
+            await self._announcer.announce(row)
         return row
 
     async def answer_again(self, row: PayoutRow) -> None:
         """P5: a repeated request is answered again with the same events."""
+        await self.ledger.settle()
         await self._announcer.announce(row, again=True)
 
     async def apply(self, row: PayoutRow, event: Event) -> PayoutRow:
@@ -186,6 +196,7 @@ class Driver:
         return committed
 
     def _moved(self, row: PayoutRow, step: Step) -> None:
+        self._own_commits[row.payout_id] = row.version
         self._metrics.transitions.labels(step.transition).inc()
         log.info(
             "payout moved",

@@ -12,11 +12,12 @@ Stage events carry the payout_id and a version, never the payout: the row is the
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ledger.interface import Ledger
 from processors.payout.events import Confirmed, Held, Reviewed
-from processors.payout.row import CompensationState, PayoutRow, PayoutState
+from processors.payout.row import COMPENSATION_ENDS, CompensationState, PayoutRow, PayoutState
 from schemas.card_numbers import looks_like_card_number
 from schemas.codec import Codec, Undecodable
 from streams.dead_letters import DeadLetters
@@ -25,6 +26,8 @@ from streams.pump import Record
 
 log = logging.getLogger(__name__)
 
+OUR_ANNOUNCEMENTS = frozenset({"ValidatedPayout", "ClearedPayout", "PayoutFailedRequiresCompensation"})
+"""Events of the flow that rows announce; PayoutRetry is the sweeper's and announces nothing."""
 WORD_LENGTH_MAX = 128
 """The longest reviewer name, reason code or reference that is kept in the row."""
 
@@ -109,7 +112,7 @@ class StageHandlers:
         """A handler failed in a way nobody foresaw: hold the payout, set the record aside, go on (P8)."""
         payout_id = record.key.decode("utf-8", "replace") if record.key is not None else None
         row = await self._ledger.read(payout_id) if payout_id and "\0" not in payout_id else None
-        if row is not None and not row.is_terminal:
+        if row is not None and not (row.is_terminal and row.compensation in COMPENSATION_ENDS):
             await self._driver.apply(row, Held(f"PROCESSING_FAILED:{type(error).__name__}"))
         await self._dead_letters.set_aside(record, "PROCESSING_FAILED", type(error).__name__)
 
@@ -124,7 +127,7 @@ class StageHandlers:
         try:
             event = (await self._codec.decode(schema, record.value or b"")).record
         except Undecodable as error:
-            await self._dead_letters.set_aside(record, type(error).__name__.upper(), str(error))
+            await self._dead_letters.set_aside(record, error.code, str(error))
             return None
         payout_id = str(event["payout_id"])
         if record.key is not None and record.key != payout_id.encode():
@@ -134,6 +137,9 @@ class StageHandlers:
         if row is None:
             await self._dead_letters.set_aside(record, "PAYOUT_NOT_KNOWN", "the ledger has no such payout")
             return None
+        if schema in OUR_ANNOUNCEMENTS:
+            # That we read the event proves that the broker has it, whether or not its mark is written yet (K2).
+            row = replace(row, announced_version=max(row.announced_version, event["version"]))
         return event, row
 
 

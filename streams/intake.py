@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 KEY_LENGTH_MAX = 64
 """The longest payout_id that may become a row, valid or not: it is the key of every event about it."""
+MISSING = "[missing]"
+"""In place of an empty text: the row and its events need one, and validation refuses the request anyway."""
 CLEAR_COLUMN_MAX = 128
 """Characters of a text that is copied in clear into the row; validation refuses longer ones."""
 
@@ -68,7 +70,8 @@ class Intake:
             decoded = await self._codec.decode("PayoutRequest", value)
             request = parse_request(decoded.record)
         except (Undecodable, RequestMalformed) as error:
-            await self._dead_letters.set_aside(record, type(error).__name__.upper(), str(error))
+            code = error.code if isinstance(error, Undecodable) else "REQUEST_MALFORMED"
+            await self._dead_letters.set_aside(record, code, str(error))
             return
         problem = _key_problem(record, request)
         if problem is not None:
@@ -183,7 +186,7 @@ def _key_problem(record: Record, request: PayoutRequest) -> tuple[str, str] | No
 
 def _clear(text: str) -> str:
     """A text that may stand in clear in the row and in events; anything doubtful is withheld."""
-    return storable(text)[:CLEAR_COLUMN_MAX]
+    return storable(text)[:CLEAR_COLUMN_MAX] or MISSING
 
 
 def _same_source(record: Record, row: PayoutRow) -> bool:

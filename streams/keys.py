@@ -73,7 +73,7 @@ def load_keys(directory: Path) -> Keys:
         )
     except KeysUnusable:
         raise
-    except (ValueError, KeyError, TypeError, SealingError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SealingError, OSError) as error:
         raise KeysUnusable(
             f"a key in {directory} is malformed ({type(error).__name__}); restore it from backup."
         ) from None

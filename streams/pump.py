@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from streams.ack_window import AckWindow, OffsetOutOfOrder
-from streams.gate import Gate
+from streams.gate import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Gate
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ class Handler(Protocol):
 
 Slot = tuple[str, int]
 
+UNACKNOWLEDGED_MAX = 1000
+"""Events started and not yet acknowledged per agent: one slow head must not pile a backlog up behind it in memory."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class Pump:
     """One agent's flow: takes events, runs the handler in bounded tasks, acknowledges in order."""
@@ -72,6 +76,8 @@ class Pump:
         self._windows: dict[Slot, tuple[int, AckWindow[Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._losses = 0
+        self._room = asyncio.Event()
 
     @property
     def in_work(self) -> int:
@@ -86,14 +92,30 @@ class Pump:
     async def run(self, events: AsyncIterator[Any]) -> None:
         """Take events for ever; never raises for a record."""
         async for event in events:
+            losses = self._losses
+            await self._may_start()
+            # An event in hand while the partitions were lost belongs to whoever reads them next.
+            if self._stopping or losses != self._losses or not self._start(event):
+                self._slots.release()
+
+    async def _may_start(self) -> None:
+        """A slot, an open gate and room in the windows, all at the same moment."""
+        while True:
             await self._gate.passed()
             await self._slots.acquire()
-            if self._stopping or not self._start(event):
-                self._slots.release()
+            self._room.clear()
+            full = sum(len(window) for _, window in self._windows.values()) >= UNACKNOWLEDGED_MAX
+            if not self._gate.reasons and not full:
+                return
+            self._slots.release()
+            if full:
+                await self._room.wait()
 
     def forget(self, slots: Iterable[Slot] | None = None) -> None:
         """Partitions are lost: nothing of theirs is acknowledged any more. Their tasks end, fenced by the ledger."""
+        self._room.set()
         if slots is None:
+            self._losses += 1
             self._windows.clear()
             return
         for slot in slots:
@@ -121,10 +143,12 @@ class Pump:
         try:
             hole = window.start(message.offset, event)
         except OffsetOutOfOrder:
-            self._windows[slot] = (generation, AckWindow())
-            window = self._windows[slot][1]
-            hole = window.start(message.offset, event)
             log.warning("reader went backwards", extra={"agent": self.name, "offset": message.offset})
+            if window.oldest is not None and message.offset >= window.oldest:
+                return False  # delivered twice; the first delivery is in the window and will end it
+            window = AckWindow()
+            self._windows[slot] = (generation, window)
+            hole = window.start(message.offset, event)
         if hole:
             self._metrics.offset_holes.labels(message.topic).inc(len(hole))
             log.warning("hole in the offsets", extra={"agent": self.name, "from": hole.start, "to": hole.stop})
@@ -146,7 +170,7 @@ class Pump:
             message.topic,
             message.partition,
             message.offset,
-            datetime.fromtimestamp(message.timestamp, UTC),
+            _time(message.timestamp),
             message.key,
             message.value,
             _headers(message.headers),
@@ -155,6 +179,7 @@ class Pump:
             await self._gate.retry_while_away(lambda: self._handle(record), self._away)
         for done in window.finish(message.offset):
             self._acknowledge(done, window)
+        self._room.set()
 
     async def _handle(self, record: Record) -> None:
         try:
@@ -164,7 +189,22 @@ class Pump:
                 raise
             log.exception("handler failed", extra={"agent": self.name, "source": record.source})
             self._metrics.handler_bugs.labels(self.name).inc()
-            await self._on_bug(record, error)
+            await self._set_aside(record, error)
+
+    async def _set_aside(self, record: Record, error: Exception) -> None:
+        """Until it is done: a record without an end would freeze its partition's offsets, silently."""
+        pause_seconds = PAUSE_FIRST_SECONDS
+        while True:
+            try:
+                await self._on_bug(record, error)
+            except Exception as failure:
+                if self._away(failure) is not None:
+                    raise
+                log.critical("record not set aside", extra={"source": record.source, "error": type(failure).__name__})
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
+            else:
+                return
 
     def _acknowledge(self, event: Any, window: AckWindow[Any]) -> None:
         """Only for the generation that this worker still is in; a stale window acknowledges nothing."""
@@ -173,6 +213,14 @@ class Pump:
         if known is None or known[1] is not window or known[0] != self._generation():
             return
         event.ack()
+
+
+def _time(seconds: Any) -> datetime:
+    """The record's own time, which its producer may have made up; the epoch where it is no time at all."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return EPOCH
 
 
 def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:

@@ -9,6 +9,7 @@ allows plaintext on loopback.
 """
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,7 +110,9 @@ class Settings(BaseSettings):
     @property
     def schedule(self) -> Schedule:
         """The profile's times."""
-        return Schedule.production() if self.production else Schedule.test()
+        schedule = Schedule.production() if self.production else Schedule.test()
+        lease = self.payouts_lease_seconds
+        return schedule if lease is None else replace(schedule, lease_seconds=lease)
 
     @property
     def http_total_seconds(self) -> float:
@@ -141,6 +144,8 @@ class Settings(BaseSettings):
     def problems(self, *, needs_visa: bool = False) -> list[str]:
         """Everything that forbids a start, each with what to do; empty when all is well."""
         found = list(self._time_problems())
+        if self.payouts_review_threshold_basis_points == 0:
+            found.append("PAYOUTS_REVIEW_THRESHOLD_BASIS_POINTS is 0: every payout would be a match; raise it.")
         if self.payouts_deny_threshold_basis_points < self.payouts_review_threshold_basis_points:
             found.append("PAYOUTS_DENY_THRESHOLD_BASIS_POINTS is below the review threshold: raise it.")
         if self.production:
@@ -152,15 +157,18 @@ class Settings(BaseSettings):
     def _time_problems(self) -> list[str]:
         schedule = self.schedule
         if self.http_total_seconds + schedule.clock_skew_seconds >= schedule.lease_seconds:
-            return ["The lease must be longer than the longest call plus clock skew (L3)."]
+            return ["PAYOUTS_LEASE_SECONDS must be longer than the longest call plus clock skew (L3): raise it."]
+        if self.unconfirmed_seconds >= schedule.lease_seconds:
+            return ["PAYOUTS_COMMIT_TIMEOUT_SECONDS must be shorter than the lease (L3): lower it."]
         return []
 
     def _production_problems(self) -> list[str]:
         found = []
         if self.kafka_security_protocol == "PLAINTEXT":
             found.append("KAFKA_SECURITY_PROTOCOL is PLAINTEXT: production needs SSL or SASL_SSL.")
-        url = urlsplit(self.database_url.get_secret_value())
-        if parse_qs(url.query).get("sslmode", [""])[0] not in ("require", "verify-ca", "verify-full"):
+        if self.kafka_security_protocol == "SASL_SSL" and not (self.kafka_sasl_username and self.kafka_sasl_password):
+            found.append("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed for SASL_SSL: set both.")
+        if _sslmode(self.database_url) not in ("require", "verify-ca", "verify-full"):
             found.append(
                 "DATABASE_URL has no sslmode=require (or verify-full): production refuses plaintext PostgreSQL."
             )
@@ -178,6 +186,14 @@ class Settings(BaseSettings):
             "visa_mle_server_certificate_path", "visa_mle_private_key_path",
         )  # fmt: skip
         return [name for name in names if getattr(self, name) is None]
+
+
+def _sslmode(database_url: SecretStr) -> str:
+    """The address's sslmode. The library's own errors quote the part that holds the password, so none leaves."""
+    try:
+        return parse_qs(urlsplit(database_url.get_secret_value()).query).get("sslmode", [""])[0]
+    except ValueError:
+        return ""
 
 
 def load_settings() -> Settings:

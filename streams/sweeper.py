@@ -5,13 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ledger.interface import DueRow, Ledger, LedgerError, Mode
-from processors.payout.row import PayoutState
+from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
+from schemas.codec import RegistryUnavailable
 from schemas.headers import event_id
 from streams.announcer import Announcer
 from streams.clock import Clock
 from streams.metrics import Metrics
-from streams.publisher import BrokerUnavailable, Publisher
+from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,10 @@ SWEEP_EVERY_SECONDS = 0.5
 """Due payouts are late by at most about this much."""
 BATCH_MAX = 200
 """Rows a pass: bounds the burst on payout_retry; what is left is due in the next pass."""
+LAG_EXPLAINS_AGE_FROM = 1000
+"""Records. Under steady traffic a little lag never ends: it must not starve a row whose stage event was lost."""
+OUTSTANDING_MAX = 1000
+"""Drives waiting on payout_retry beyond which more of them help nobody (rule K4)."""
 UNANNOUNCED_AFTER_SECONDS = 3.0
 """A publish that the broker has not confirmed by then was lost, or its mark was: publish again."""
 
@@ -46,7 +51,9 @@ class Sweeper:
         lag_of: Callable[[str], Awaitable[int]],
         clock: Clock,
         metrics: Metrics,
+        is_paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_paused = is_paused
         self._ledger = ledger
         self._publisher = publisher
         self._announcer = announcer
@@ -69,15 +76,18 @@ class Sweeper:
     async def sweep(self) -> int:
         """One pass; returns how many rows it moved."""
         moved = 0
-        for silent in await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS):
-            await self._announcer.announce(silent)
-            self._metrics.swept.labels("announced").inc()
-            moved += 1
+        silent_rows = await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS)
+        if silent_rows:
+            await self._ledger.settle()  # what follows rests on rows that were only read (L4)
+        for silent in silent_rows:
+            moved += await self._announced(silent)
+        if self._is_paused() or await self._lag_of("payout_retry") > OUTSTANDING_MAX:
+            return moved
         due = await self._ledger.due(BATCH_MAX, self._schedule.lease_seconds + self._schedule.clock_skew_seconds)
-        waiting = {row.state for row in due if row.attempts == 0}
+        waiting = {row.state for row in due if row.untouched}
         lagging = {state for state in waiting if await self._is_lagging(state)}
         for row in due:
-            if row.attempts or row.state not in lagging:
+            if not row.untouched or row.state not in lagging:
                 await self._publish_retry(row)
                 moved += 1
         return moved
@@ -91,9 +101,21 @@ class Sweeper:
                 log.warning("gauges not read", extra={"error": type(error).__name__})
             await asyncio.sleep(GAUGE_EVERY_SECONDS)
 
+    async def _announced(self, row: PayoutRow) -> int:
+        """One row that no event can express must not keep the others from being driven (P8)."""
+        try:
+            await self._announcer.announce(row)
+        except (LedgerError, BrokerUnavailable, PublishUnconfirmed, RegistryUnavailable):
+            raise
+        except Exception:
+            log.exception("row cannot be announced", extra={"payout_id": row.payout_id, "state": row.state.value})
+            return 0
+        self._metrics.swept.labels("announced").inc()
+        return 1
+
     async def _is_lagging(self, state: PayoutState) -> bool:
         topic = STAGE_TOPICS.get(state)
-        return topic is not None and await self._lag_of(topic) > 0
+        return topic is not None and await self._lag_of(topic) >= LAG_EXPLAINS_AGE_FROM
 
     async def _publish_retry(self, row: DueRow) -> None:
         reason = "LEASE_EXPIRED" if row.state is PayoutState.SUBMITTING else "DUE"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from processors.validation.request import AftFunding, PayoutRequest
 from processors.visa import outcome as judge
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Exchange
-from processors.visa.fields import RequestInvalid
+from processors.visa.fields import RequestInvalid, header_value
 from processors.visa.identity import Identity, identity_from_sequence
 from processors.visa.requests import (
     FundingTransaction,
@@ -163,10 +164,13 @@ class VisaCalls:
 
     def _stop_stage_if_told(self, outcome: Outcome) -> None:
         """Credentials and wrong URLs fail every payout alike: new work waits, nothing is spent (rules K5, S7)."""
-        if outcome.kind is not OutcomeKind.REFUSED or outcome.refusal not in STAGE_STOPPING_REFUSALS:
+        refused = outcome.kind is OutcomeKind.REFUSED and outcome.refusal in STAGE_STOPPING_REFUSALS
+        # In TLS 1.3 a refused client certificate shows only after the request was sent (S4).
+        refused_late = outcome.kind is OutcomeKind.UNKNOWN and outcome.systemic
+        if not refused and not refused_late:
             return
         log.critical("the stage stops", extra={"refusal": outcome.refusal, "reason_code": outcome.reason_code})
-        task = asyncio.create_task(self._close_gate(f"visa:{outcome.refusal}"))
+        task = asyncio.create_task(self._close_gate(f"visa:{outcome.refusal or outcome.reason_code}"))
         self._stopped.add(task)
         task.add_done_callback(self._stopped.discard)
 
@@ -197,25 +201,25 @@ class VisaCalls:
             raise CallNotBuildable("BODY_MISSING", "an intent without its body: the row is damaged")
         body = self._sealer.open(row.sealed_body, BODY_PURPOSE, row.payout_id)
         again = push_funds_again(
-            body, payout_id=row.payout_id, correlation_id=row.correlation_id, paths=self._profile.paths
+            body, payout_id=row.payout_id, correlation_id=_correlation(row), paths=self._profile.paths
         )
         return Prepared(again)
 
     def _status(self, row: PayoutRow) -> VisaRequest:
         if row.status_identifier is None:
             raise CallNotBuildable("STATUS_IDENTIFIER_MISSING", "a status question needs the identifier Visa gave")
-        return status(row.status_identifier, correlation_id=row.correlation_id, paths=self._profile.paths)
+        return status(row.status_identifier, correlation_id=_correlation(row), paths=self._profile.paths)
 
     def _query(self, row: PayoutRow, identity: Identity) -> VisaRequest:
         return transaction_query(
-            identity, self._profile.acquiring_bin, correlation_id=row.correlation_id, paths=self._profile.paths
+            identity, self._profile.acquiring_bin, correlation_id=_correlation(row), paths=self._profile.paths
         )
 
     async def _reverse(self, row: PayoutRow) -> Prepared:
         if row.compensation_sealed_body is not None:
             body = self._sealer.open(row.compensation_sealed_body, REVERSAL_PURPOSE, row.payout_id)
             again = reverse_funds_again(
-                body, payout_id=row.payout_id, correlation_id=row.correlation_id, paths=self._profile.paths
+                body, payout_id=row.payout_id, correlation_id=_correlation(row), paths=self._profile.paths
             )
             return Prepared(again)
         request, opened = await self._stages.open(row)
@@ -232,7 +236,7 @@ class VisaCalls:
             currency=aft.amount.currency,
             sender_card=card.number,
             first_intent_at=self._clock(),
-            correlation_id=row.correlation_id,
+            correlation_id=_correlation(row),
         )
         body = _body(built)
         return Prepared(built, None, self._sealer.seal(body, REVERSAL_PURPOSE, row.payout_id))
@@ -241,7 +245,7 @@ class VisaCalls:
         request, _ = await self._stages.open(row)
         funding = _funding_transaction(request.funding.aft)
         asked = transaction_query(
-            funding, funding.acquiring_bin, correlation_id=row.correlation_id, paths=self._profile.paths
+            funding, funding.acquiring_bin, correlation_id=_correlation(row), paths=self._profile.paths
         )
         pulled = request.funding.aft.amount if request.funding.aft else None
         if pulled is None:
@@ -295,11 +299,19 @@ def _push(
             card_issuer_country_code=None if token else request.corridor.target_country,
         ),
         sender_reference=row.sender_reference,
-        correlation_id=row.correlation_id,
+        correlation_id=_correlation(row),
         purpose_of_payment=request.purpose,
         business_application_id=request.business_application_id,
         funding_transaction_identifier=request.funding.aft.transaction_identifier if request.funding.aft else None,
     )
+
+
+def _correlation(row: PayoutRow) -> str:
+    """The originator's correlation id as a header; one that no header can carry goes out as a name derived from it."""
+    try:
+        return header_value("correlation_id", row.correlation_id)
+    except RequestInvalid:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, row.correlation_id))
 
 
 def _identity(row: PayoutRow) -> Identity:

@@ -135,6 +135,8 @@ def _check_texts(case: _Case) -> Finding | None:
             return Finding(ReasonCode.FIELD_INVALID, f"{field.path} holds control or unassigned characters")
     if not request.originator_id.strip():
         return Finding(ReasonCode.FIELD_INVALID, "originator_id must not be empty")
+    if not request.correlation_id.strip():
+        return Finding(ReasonCode.FIELD_INVALID, "correlation_id must not be empty")
     business = request.business_application_id
     if business is not None and not _BUSINESS_APPLICATION_ID.fullmatch(business):
         return Finding(ReasonCode.FIELD_INVALID, "business_application_id must be two capital letters or digits")

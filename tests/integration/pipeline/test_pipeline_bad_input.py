@@ -25,11 +25,11 @@ def test_bad_records_are_set_aside_and_the_partition_goes_on(running: Pipeline) 
     valid = running.encode("PayoutRequest", request)
     unknown_id = b"\x00" + (4711).to_bytes(4, "big") + valid[5:]
     bad: dict[str, tuple[bytes, bytes]] = {
-        "NOMAGICBYTE": (b"some-key", b"\x07this is no Avro"),
+        "NO_MAGIC_BYTE": (b"some-key", b"\x07this is no Avro"),
         "MALFORMED": (b"some-key", valid[:-40]),
-        "UNKNOWNSCHEMAID": (b"some-key", unknown_id),
+        "UNKNOWN_SCHEMA_ID": (b"some-key", unknown_id),
         "KEY_IS_NOT_PAYOUT_ID": (b"somebody-elses-payout", valid),
-        "OVERLIMIT": (b"some-key", valid + b"x" * (300 * 1024 - len(valid))),
+        "OVER_LIMIT": (b"some-key", valid + b"x" * (300 * 1024 - len(valid))),
     }
     topic = running.prefix + "payout_requests"
     places = {name: running.produce("payout_requests", value, key, 0) for name, (key, value) in bad.items()}
@@ -63,7 +63,7 @@ def test_a_tombstone_is_set_aside_and_its_letter_opens(running: Pipeline) -> Non
     running.wait_row(good, state="PAID")
     letters = {letter.key: letter for letter in running.events("payout_dead_letters")}
     letter = letters[f"{running.prefix}payout_requests-{partition}-{offset}".encode()]
-    assert letter.headers["reason_code"] == b"NOMAGICBYTE"
+    assert letter.headers["reason_code"] == b"NO_MAGIC_BYTE"
     _assert_faithful(letter, _opener(running), b"some-key", b"")
 
 

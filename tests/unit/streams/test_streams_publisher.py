@@ -230,7 +230,7 @@ async def test_a_publish_rests_on_a_commit_of_our_own(world: World) -> None:
     a later write that was acknowledged, or the result may be of a commit that a failover takes back.
     """
     await world.ask("payout-0001")
-    written = {"insert", "commit", "begin", "issue_identity_number", "record_intake", "due", "mark_announced"}
+    written = {"insert", "commit", "begin", "record_intake", "settle"}
 
     def unconfirmed(name: str) -> BaseException | None:
         commits = world.boundary.passed.count("ledger.commit:after")

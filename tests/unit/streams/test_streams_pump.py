@@ -217,6 +217,7 @@ async def test_lost_partitions_are_not_acknowledged_and_their_tasks_may_end() ->
     assert sorted(ended) == [10, 11, 20]
     assert faust.acknowledged == [20]
     pump.forget()
+    faust.generation += 1
     await slots_are_whole(pump, faust, 30)
 
 
