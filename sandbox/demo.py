@@ -52,6 +52,7 @@ from schemas.topics import TOPICS, topic_name
 WAIT_SECONDS_MAX = 75.0
 """The slowest sample needs about 20 s with the test profile's times; past this something is wrong."""
 POLL_SECONDS = 0.2
+LOST_REPLY = "reply-lost-after-effect"
 SETTLE_SECONDS = 1.5
 """After everything has ended: the last marks and publishes are on their way."""
 STUCK_AFTER_SECONDS = 60.0
@@ -128,7 +129,9 @@ def _run(stack: Stack, directory: Path) -> int:
             run.play_until_ended()
             save_metrics(port, directory / "metrics.txt")
         outcomes = asyncio.run(run.outcomes())
+        run.show(LOST_REPLY, directory / "show.json")
         verdict = run.audit()
+        run.close()
     finally:
         _remove_own_names(environment, names)
     _print_table(outcomes, samples)
@@ -230,6 +233,14 @@ class DemoRun:
             outcome.problems = _problems(sample.expect, outcome)
             found.append(outcome)
         return found
+
+    def show(self, name: str, file: Path) -> None:
+        """Keep what `payouts show` says of one sample: the life of a payout whose reply was lost."""
+        file.write_text(run_command(self._environment, "show", self._builder.payout_id(name), "--output", "json"))
+
+    def close(self) -> None:
+        """Close what the run opened for itself."""
+        self._codec.close()
 
     def audit(self) -> Verdict:
         """The auditor's verdict on everything that this run left."""

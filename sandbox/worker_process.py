@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import subprocess
-import sys
-import time
+import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sandbox.servers.processes import ManagedProcess, ServerError, python_module
 from streams.keys import create_keys
 
 WORKER_READY_SECONDS_MAX = 30.0
@@ -38,18 +37,19 @@ def worker_environment(environment: Mapping[str, str], directory: Path, name: st
 
 
 def run_command(environment: Mapping[str, str], *words: str) -> str:
-    """`payouts WORDS…`; its stdout. Raises CommandFailed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ops", *words],
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS_MAX,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise CommandFailed(f"`payouts {' '.join(words)}` failed ({done.returncode}): {done.stderr[-800:]}")
-    return done.stdout
+    """`payouts WORDS…`; its stdout. Ends with us, whatever happens to us. Raises CommandFailed."""
+    with tempfile.TemporaryDirectory(prefix="payouts-command-") as directory:
+        output = Path(directory) / "stdout"
+        name = f"`payouts {' '.join(words)}`"
+        process = _process(name, environment, words, log_path=Path(directory) / "stderr", output_path=output)
+        try:
+            process.start()
+            process.wait_success(timeout_seconds=COMMAND_SECONDS_MAX)
+        except ServerError as error:
+            raise CommandFailed(str(error)) from error
+        finally:
+            process.stop(0)
+        return output.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -57,25 +57,15 @@ def worker_process(environment: Mapping[str, str], directory: Path, name: str = 
     """A running worker; yields its health port, stops it by SIGTERM. Its log is `directory`/`name`.log."""
     port_file = directory / f"{name}.port"
     port_file.unlink(missing_ok=True)
-    log_file = directory / f"{name}.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ops", "worker"],
-            env=dict(environment),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            _wait_until_up(process, port_file, log_file)
-            yield int(port_file.read_text())
-        finally:
-            process.terminate()
-            try:
-                process.wait(WORKER_STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
+    process = _process(name, environment, ("worker",), log_path=directory / f"{name}.log")
+    try:
+        process.start()
+        process.wait_ready(lambda: _has_text(port_file), timeout_seconds=WORKER_READY_SECONDS_MAX)
+        yield int(port_file.read_text())
+    except ServerError as error:
+        raise CommandFailed(str(error)) from error
+    finally:
+        process.stop(WORKER_STOP_SECONDS_MAX)
 
 
 def save_metrics(port: int, file: Path) -> None:
@@ -84,9 +74,16 @@ def save_metrics(port: int, file: Path) -> None:
         file.write_bytes(page.read())
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], port_file: Path, log_file: Path) -> None:
-    deadline = time.monotonic() + WORKER_READY_SECONDS_MAX
-    while not port_file.exists() or not port_file.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise CommandFailed(f"the worker did not start:\n{log_file.read_text(errors='replace')[-1500:]}")
-        time.sleep(0.1)
+def _process(
+    name: str, environment: Mapping[str, str], words: Sequence[str], *, log_path: Path, output_path: Path | None = None
+) -> ManagedProcess:
+    """`payouts WORDS…` as a child that dies with us, also when we are interrupted while it is being started."""
+    command, found = python_module("ops", *words)
+    paths = {"PYTHONPATH": found["PYTHONPATH"]}
+    return ManagedProcess(
+        name, command, log_path=log_path, output_path=output_path, environment={**environment, **paths}
+    )
+
+
+def _has_text(file: Path) -> bool:
+    return file.exists() and bool(file.read_text())

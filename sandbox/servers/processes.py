@@ -178,14 +178,16 @@ class ManagedProcess:
         environment: Mapping[str, str] | None = None,
         working_directory: Path | None = None,
         run_as: SystemUser | None = None,
+        output_path: Path | None = None,
     ) -> None:
-        """`log_path` None lets the child write to the launcher's own stderr."""
+        """`log_path` None lets the child write to the launcher's own stderr; `output_path` keeps its stdout apart."""
         self.name = name
         self.command = [str(part) for part in command]
         self.log_path = log_path
         self._environment = dict(environment) if environment is not None else None
         self._working_directory = working_directory
         self._run_as = run_as
+        self._output_path = output_path
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
         self._start_refused = False
@@ -223,14 +225,15 @@ class ManagedProcess:
             if self.log_path is not None:
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
                 output = files.enter_context(_open_log(self.log_path))
+            apart = files.enter_context(self._output_path.open("wb")) if self._output_path is not None else None
             user = self._run_as
             identity = (-1, -1) if user is None else (user.user_id, user.group_id)
             prefix = [sys.executable, "-I", "-S", str(CHILD_EXEC), str(os.getpid()), *map(str, identity)]
             self._process = subprocess.Popen(
                 [*prefix, *self.command],
                 stdin=subprocess.DEVNULL,
-                stdout=output if output is not None else sys.stderr.fileno(),
-                stderr=subprocess.STDOUT if output is not None else None,
+                stdout=apart or output or sys.stderr.fileno(),
+                stderr=output,
                 env=self._environment,
                 cwd=self._working_directory,
                 start_new_session=True,

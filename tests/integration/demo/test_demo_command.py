@@ -1,6 +1,7 @@
 """`make demo` as a stranger meets it: every sample where it must be, a clean verdict, nothing left behind."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -50,6 +51,10 @@ async def test_demo_on_somebody_elses_servers_uses_names_of_its_own_and_removes_
     assert CLEAN in verdict
     prefix = re.search(r"begin with (demo-[0-9a-f]+-)", err.replace("\n", " "))
     assert prefix is not None
+    shown = json.loads((tmp_path / "demo" / "show.json").read_text())
+    life = [moment["what"] for moment in shown["timeline"]]
+    order = [life.index(step) for step in ("intent", "unknown", "query_begun", "paid")]
+    assert order == sorted(order), life
     deadline = time.monotonic() + 10  # deletion is asynchronous on the broker
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     while left := [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix[1])]:
