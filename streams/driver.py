@@ -17,7 +17,7 @@ from streams.announcer import Announcer
 from streams.clock import Clock, utc_now
 from streams.gate import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS
 from streams.metrics import Metrics
-from streams.stages import StageRunner
+from streams.stages import OpenRequest, StageRunner
 from streams.visa_calls import CallNotBuildable, VisaCalls
 
 log = logging.getLogger(__name__)
@@ -67,14 +67,16 @@ class Driver:
         self._own_commits: dict[str, int] = {}
         """Versions whose commit this worker saw acknowledged and has not announced yet; one a payout in work."""
 
-    async def drive(self, row: PayoutRow, work: Collection[Work] = ALL_WORK) -> PayoutRow:
+    async def drive(
+        self, row: PayoutRow, work: Collection[Work] = ALL_WORK, known: OpenRequest | None = None
+    ) -> PayoutRow:
         """Run what the row needs until nothing more can be done now, and announce where it stands.
 
         `work` limits what this agent does. Raises LedgerUnavailable, CommitUnknown and
         the publisher's errors: the caller pauses and drives again from what the ledger then says.
         """
         for _ in range(STEPS_MAX):
-            row, more = await self._next(row, work)
+            row, more = await self._next(row, work, known)
             if not more:
                 break
         else:
@@ -111,12 +113,12 @@ class Driver:
             row = await self._again(row.payout_id)
         raise LedgerUnavailable("a row changed faster than it could be read; it is driven again later")
 
-    async def _next(self, row: PayoutRow, work: Collection[Work]) -> tuple[PayoutRow, bool]:
+    async def _next(self, row: PayoutRow, work: Collection[Work], known: OpenRequest | None) -> tuple[PayoutRow, bool]:
         """One step further: the row as it is then, and whether this drive goes on."""
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
             case RunStage(stage=stage) if Work(stage.value) in work:
-                return await self.apply(row, await self._stages.run(stage, row)), True
+                return await self.apply(row, await self._stages.run(stage, row, known)), True
             case Step() as step if kind in work:
                 return await self._commit(row, step) or await self._again(row.payout_id), True
             case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:

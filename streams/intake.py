@@ -83,7 +83,7 @@ class Intake:
         if isinstance(result, Existing):
             await self._known(record, request, opened, result.row)
             return
-        await self._driver.drive(result.row, {Work.VALIDATE})
+        await self._driver.drive(result.row, {Work.VALIDATE}, (request, opened))
 
     async def _known(self, record: Record, request: PayoutRequest, opened: OpenedRequest, row: PayoutRow) -> None:
         if _same_source(record, row):

@@ -30,6 +30,10 @@ class Policies:
     limits: ValidationLimits
 
 
+OpenRequest = tuple[PayoutRequest, OpenedRequest]
+"""A request and its decrypted parts, held for as long as one handler runs."""
+
+
 class StageRunner:
     """Validation and compliance for one row. No I/O but decoding with the schema the request was written with."""
 
@@ -39,16 +43,16 @@ class StageRunner:
         self._policies = policies
         self._clock = clock
 
-    async def open(self, row: PayoutRow) -> tuple[PayoutRequest, OpenedRequest]:
+    async def open(self, row: PayoutRow) -> OpenRequest:
         """The request as its originator sent it, decrypted. The caller must not keep it."""
         raw = self._keys.sealer.open(row.sealed_request, REQUEST_PURPOSE, row.payout_id)
         decoded = await self._codec.decode("PayoutRequest", raw)
         request = parse_request(decoded.record)
         return request, open_request(request, self._keys.party)
 
-    async def run(self, stage: Stage, row: PayoutRow) -> Event:
-        """The event that the stage decides on."""
-        request, opened = await self.open(row)
+    async def run(self, stage: Stage, row: PayoutRow, known: OpenRequest | None = None) -> Event:
+        """The event that the stage decides on; `known` saves opening again what the caller has open already."""
+        request, opened = known or await self.open(row)
         now = self._clock()
         if stage is Stage.VALIDATE:
             return self._validate(row, request, opened, now)
