@@ -32,6 +32,11 @@ from streams.settings import Settings
 
 CLIENT_ID: Final = "payouts-command"
 # A healthy broker answers in milliseconds; a first connection with TLS and SASL in less than two seconds.
+LEADER_POLL_SECONDS: Final = 0.05
+LEADER_IS_COMING: Final = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
+"""What a broker says of a partition that it does not lead yet; the client marks only transactional errors retriable."""
 ADMIN_SECONDS: Final = 10.0
 # A leader may be elected while we wait; idempotence makes the broker keep one copy of whatever is tried again.
 DELIVERY_SECONDS: Final = 30.0
@@ -183,6 +188,35 @@ class Span:
     def is_empty(self) -> bool:
         """Nothing is there to be read."""
         return self.first >= self.end
+
+
+def wait_until_served(admin: AdminClient, names: Sequence[str]) -> None:
+    """Return when every partition of these topics has a leader that answers.
+
+    A creation is acknowledged before the brokers lead the new partitions; until they do, a reader is told "not leader".
+    Raises KafkaException for anything that waiting does not cure, CommandFailed after ADMIN_SECONDS.
+    """
+    deadline = time.monotonic() + ADMIN_SECONDS
+    while not _is_served(admin, names):
+        if time.monotonic() > deadline:
+            raise unreachable(f"the new topics have no leaders after {ADMIN_SECONDS:g} s")
+        time.sleep(LEADER_POLL_SECONDS)
+
+
+def _is_served(admin: AdminClient, names: Sequence[str]) -> bool:
+    topics = admin.list_topics(timeout=ADMIN_SECONDS).topics
+    if not all(name in topics and topics[name].partitions for name in names):
+        return False
+    places = [TopicPartition(name, number) for name in names for number in topics[name].partitions]
+    question = dict.fromkeys(places, latest_offset())
+    for future in admin.list_offsets(question, request_timeout=ADMIN_SECONDS).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() not in LEADER_IS_COMING:
+                raise
+            return False
+    return True
 
 
 def latest_offset() -> OffsetSpec:

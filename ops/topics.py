@@ -16,7 +16,7 @@ from ops.application import ending, new_app
 from ops.environment import KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused
-from ops.kafka import ADMIN_SECONDS, answer, connect_admin, reason_of
+from ops.kafka import ADMIN_SECONDS, answer, connect_admin, reason_of, wait_until_served
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_rows, message
 from schemas.topics import TOPICS, Topic, topic_name
@@ -118,6 +118,7 @@ def ensure_topics(
                 for topic in missing
             ],
         )
+        wait_until_served(admin, [topic_name(topic.name, prefix) for topic in missing])
     missing_names = {topic.name for topic in missing}
     existing = [topic for topic in TOPICS.values() if topic.name not in missing_names]
     compared = _compare(admin, settings, existing, present, replication_factor, partitions)

@@ -38,6 +38,8 @@ READ_SECONDS_MAX: Final = 900.0
 """All topics together. A record takes about 0.25 ms on two cores, decoded and searched: three million of them."""
 CALL_SECONDS_MAX: Final = 20.0
 """One question to the broker, the database or the stand-in."""
+# What a broker says of a partition whose leader is just changing.
+LEADER_CHANGES: Final = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 FETCHED_RECORDS: Final = 500
 FETCH_SECONDS: Final = 0.1
 """How long the client waits for so many; it waits in vain only at the end."""
@@ -132,7 +134,7 @@ class TopicReader:
             )
         ends: Ends = {}
         for number in described.partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), CALL_SECONDS_MAX, cached=False)
+            low, high = _watermarks(consumer, TopicPartition(topic, number))
             if low > 0:
                 self._evidence.broken.append(f"{topic}-{number} begins at offset {low}: older records are gone")
             if high > low:
@@ -366,3 +368,17 @@ def _entry(row: Mapping[str, Any]) -> StandInEntry:
         sender_reference=row["sender_reference"],
         transaction_identifier=str(row["transaction_identifier"]),
     )
+
+
+def _watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """First and end offset. A partition whose leader is just changing is asked again, for a bounded time."""
+    deadline = time.monotonic() + CALL_SECONDS_MAX
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, CALL_SECONDS_MAX, cached=False)
+        except KafkaException as error:
+            if error.args[0].code() not in LEADER_CHANGES or time.monotonic() > deadline:
+                raise
+            time.sleep(FETCH_SECONDS)
+        else:
+            return low, high

@@ -23,6 +23,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it is exported
 
 from ledger.migrate import migrate
+from ops.kafka import wait_until_served
 from processors.personal_data import seal_for_processor
 from sandbox.servers.processes import ManagedProcess
 from sandbox.servers.visa_stand_in import VisaStandIn
@@ -168,6 +169,7 @@ class Pipeline:
         self.execute(f"ALTER SEQUENCE payout_identity_numbers RESTART WITH {first}")
         for future in made.values():
             future.result(20)
+        wait_until_served(client, list(made))
         return self
 
     def environment(self, name: str) -> dict[str, str]:
