@@ -56,7 +56,12 @@ def make_pipeline(
     """Makes pipelines that share servers and nothing else; all their workers end with the session."""
     with contextlib.ExitStack() as opened:
 
-        def make(server: Any = postgres, registry_url: str | None = None, **partitions: int) -> Pipeline:
+        def make(
+            server: Any = postgres,
+            registry_url: str | None = None,
+            own_visa: VisaStandIn | None = None,
+            **partitions: int,
+        ) -> Pipeline:
             name = f"t{uuid.uuid4().hex[:8]}"
             pipeline = Pipeline(
                 prefix=f"{name}-",
@@ -64,7 +69,7 @@ def make_pipeline(
                 bootstrap_servers=kafka.bootstrap_servers,
                 keys=processor_keys,
                 directory=tmp_path_factory.mktemp(name),
-                visa=visa,
+                visa=own_visa or visa,
                 loop=background_loop,
                 registry_url=registry_url,
             )

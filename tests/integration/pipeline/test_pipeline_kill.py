@@ -1,39 +1,99 @@
-"""A worker killed between the effect and its answer: the payout is paid once and says so."""
+"""A worker killed between the effect and its answer: the payout is paid once and says so, and the auditor agrees."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from sandbox.auditor.audit import audit
+from sandbox.auditor.evidence import append_accepted
+from sandbox.auditor.verdict import FaultCounts, Verdict
+from sandbox.servers.visa_stand_in import VisaStandIn
+from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import Pipeline, fault, in_order, new_id, until
 
 pytestmark = pytest.mark.servers
 
+RECIPIENT = "tok_approve_1"
+CLEAN = "lost=0 double=0 stuck=0 phantom=0 orphan=0 comp_double=0 leak=0 kills=1"
 
-def test_a_worker_killed_after_the_effect_pays_once(running: Pipeline) -> None:
+
+@pytest.fixture
+def audited(make_pipeline: MakePipeline) -> Iterator[Pipeline]:
+    """A pipeline with a stand-in of its own: its ledger holds this test's payments and no others."""
+    visa = VisaStandIn()
+    try:
+        visa.start()
+        pipeline = make_pipeline(own_visa=visa)
+        pipeline.worker("killed").wait_until_assigned()
+        yield pipeline
+        pipeline.close()
+    finally:
+        visa.stop()
+
+
+def test_a_worker_killed_after_the_effect_pays_once(audited: Pipeline) -> None:
     """S2, S3, P2: the intent is durable, the lost answer is asked for, nothing is sent twice."""
     payout_id = new_id()
-    running.visa_faults(fault(payout_id, "push", "effect_then_silence", times=1, seconds=60))
-    running.send(running.request(payout_id))
+    audited.visa_faults(fault(payout_id, "push", "effect_then_silence", times=1, seconds=60))
+    _send_and_note(audited, payout_id)
 
     def effect_without_answer() -> list[dict[str, Any]]:
-        return running.approved(payout_id)
+        return audited.approved(payout_id)
 
     assert len(until("the effect at Visa", effect_without_answer)) == 1
-    assert running.row(payout_id)["state"] == "SUBMITTING"
-    worker = running.workers[0]
+    assert audited.row(payout_id)["state"] == "SUBMITTING"
+    worker = audited.workers[0]
     worker.kill()
-    assert running.row(payout_id)["state"] == "SUBMITTING"
-    assert running.events_of("payout_results", payout_id) == []
+    assert audited.row(payout_id)["state"] == "SUBMITTING"
+    assert audited.events_of("payout_results", payout_id) == []
 
     worker.start()
-    row = running.wait_row(payout_id, state="PAID")
+    row = audited.wait_row(payout_id, state="PAID")
     assert row["attempts"] == 1
-    assert len(running.approved(payout_id)) == 1
-    assert [request["operation"] for request in running.visa_requests(payout_id)].count("push") == 1
-    transitions = running.transitions(payout_id)
+    assert len(audited.approved(payout_id)) == 1
+    assert [request["operation"] for request in audited.visa_requests(payout_id)].count("push") == 1
+    transitions = audited.transitions(payout_id)
     assert in_order(["intent", "answer_lost", "query_begun", "paid"], transitions), transitions
-    results = running.events_of("payout_results", payout_id)
+    results = until("the result", lambda: audited.events_of("payout_results", payout_id))
     assert len({event.event_id for event in results}) == 1
-    assert running.decode("PayoutResult", results[0].value)["status"] == "PAID"
+    assert audited.decode("PayoutResult", results[0].value)["status"] == "PAID"
+    verdict = _judged(audited)
+    assert verdict.clean, verdict.problems()
+    assert CLEAN in verdict.line()
+
+
+def _send_and_note(pipeline: Pipeline, payout_id: str) -> None:
+    """Produce, and write down what the broker acknowledged, as every audited producer does."""
+    value = pipeline.encode("PayoutRequest", pipeline.request(payout_id, card=RECIPIENT, amount_minor=2500))
+    partition, offset = pipeline.produce("payout_requests", value, payout_id.encode())
+    append_accepted(
+        pipeline.directory / "accepted.jsonl",
+        payout_id=payout_id,
+        topic=f"{pipeline.prefix}payout_requests",
+        partition=partition,
+        offset=offset,
+        value=value,
+        amount_minor=2500,
+        currency="USD",
+        recipient=RECIPIENT,
+    )
+
+
+def _judged(pipeline: Pipeline) -> Verdict:
+    visa_directory = pipeline.visa.directory
+    assert visa_directory is not None
+    return audit(
+        pipeline.directory / "accepted.jsonl",
+        bootstrap_servers=pipeline.bootstrap_servers,
+        database_url=pipeline.database_url,
+        stand_in_admin_url=pipeline.visa.admin_url,
+        fingerprint_key=(visa_directory / "credentials" / "fingerprint.key").read_bytes(),
+        topic_prefix=pipeline.prefix,
+        card_numbers=["4957030420210462"],
+        scan=[pipeline.directory, visa_directory],
+        stuck_after_seconds=60.0,
+        faults=FaultCounts(kills=1),
+    )
