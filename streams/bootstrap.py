@@ -119,7 +119,7 @@ class WorkerRuntime:
             away=_away,
             on_bug=self._bug,
             metrics=self.metrics,
-            generation=lambda: int(self.app.consumer_generation_id),
+            generation=lambda: self.app.consumer_generation_id,
         )
         self._pumps[topic] = pump
         name = topic_name(topic, self.settings.payouts_topic_prefix)

@@ -15,7 +15,7 @@ from processors.payout.schedule import Schedule
 from processors.payout.step import MakeCall, Nothing, RunStage, Step
 from streams.announcer import Announcer
 from streams.clock import Clock, utc_now
-from streams.gate import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS
+from streams.gate import pauses
 from streams.metrics import Metrics
 from streams.stages import OpenRequest, StageRunner
 from streams.visa_calls import CallNotBuildable, VisaCalls
@@ -68,15 +68,16 @@ class Driver:
         """Versions whose commit this worker saw acknowledged and has not announced yet; one a payout in work."""
 
     async def drive(
-        self, row: PayoutRow, work: Collection[Work] = ALL_WORK, known: OpenRequest | None = None
+        self, row: PayoutRow, work: Collection[Work] = ALL_WORK, opened: OpenRequest | None = None
     ) -> PayoutRow:
         """Run what the row needs until nothing more can be done now, and announce where it stands.
 
-        `work` limits what this agent does. Raises LedgerUnavailable, CommitUnknown and
-        the publisher's errors: the caller pauses and drives again from what the ledger then says.
+        `work` limits what this agent does; `opened` is the request, where the caller has it open already. Raises
+        LedgerUnavailable, CommitUnknown and the publisher's errors: the caller pauses and drives again from what the
+        ledger then says.
         """
         for _ in range(STEPS_MAX):
-            row, more = await self._next(row, work, known)
+            row, more = await self._next(row, work, opened)
             if not more:
                 break
         else:
@@ -113,12 +114,12 @@ class Driver:
             row = await self._again(row.payout_id)
         raise LedgerUnavailable("a row changed faster than it could be read; it is driven again later")
 
-    async def _next(self, row: PayoutRow, work: Collection[Work], known: OpenRequest | None) -> tuple[PayoutRow, bool]:
+    async def _next(self, row: PayoutRow, work: Collection[Work], opened: OpenRequest | None) -> tuple[PayoutRow, bool]:
         """One step further: the row as it is then, and whether this drive goes on."""
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
             case RunStage(stage=stage) if Work(stage.value) in work:
-                return await self.apply(row, await self._stages.run(stage, row, known)), True
+                return await self.apply(row, await self._stages.run(stage, row, opened)), True
             case Step() as step if kind in work:
                 return await self._commit(row, step) or await self._again(row.payout_id), True
             case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:
@@ -161,8 +162,7 @@ class Driver:
 
     async def _record(self, row: PayoutRow, answered: Answered, owner: str) -> tuple[PayoutRow, CallKind | None]:
         """Write what a call has proven, however long the database takes to come back (rules L2, S2)."""
-        pause_seconds = PAUSE_FIRST_SECONDS
-        for _ in range(EVIDENCE_TRIES_MAX):
+        for pause_seconds in itertools.islice(pauses(), EVIDENCE_TRIES_MAX):
             try:
                 step = state_machine.apply(row, answered, self.clock(), self.schedule)
                 if isinstance(step, Nothing):
@@ -173,7 +173,6 @@ class Driver:
                 row = await self._again(row.payout_id)
             except (LedgerUnavailable, CommitUnknown):
                 await asyncio.sleep(pause_seconds)
-                pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
                 row = await self._read_if_possible(row)
         raise LedgerUnavailable("an answer could not be recorded; the lease runs out and the query finds it")
 

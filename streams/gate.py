@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -10,6 +10,14 @@ PAUSE_FIRST_SECONDS = 0.2
 """The first pause after a failure: most are a restart of something and over at once."""
 PAUSE_MAX_SECONDS = 5.0
 """The longest pause between two tries: an operator who repaired the cause should not wait longer."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before the next try, doubling up to the longest pause, for ever."""
+    seconds = PAUSE_FIRST_SECONDS
+    while True:
+        yield seconds
+        seconds = min(seconds * 2, PAUSE_MAX_SECONDS)
 
 
 class Gate:
@@ -55,10 +63,9 @@ class Gate:
         `away(error)` returns the name of what is away, or None for an error that is the record's own: that one is
         raised to the caller.
         """
-        pause_seconds = PAUSE_FIRST_SECONDS
         closed_for: str | None = None
         try:
-            while True:
+            for pause_seconds in pauses():
                 try:
                     await work()
                 except Exception as error:
@@ -72,7 +79,6 @@ class Gate:
                             self.open(closed_for)
                         closed_for = reason
                     await asyncio.sleep(pause_seconds)
-                    pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
                 else:
                     return
         finally:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from streams.ack_window import AckWindow, OffsetOutOfOrder
-from streams.gate import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Gate
+from streams.gate import Gate, pauses
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Pump:
         away: Callable[[Exception], str | None],
         on_bug: Callable[[Record, Exception], Awaitable[None]],
         metrics: Metrics,
-        generation: Callable[[], int],
+        generation: Callable[[], int | None],
     ) -> None:
         self.name = name
         self._handler = handler
@@ -73,7 +73,7 @@ class Pump:
         self._metrics = metrics
         self._generation = generation
         self._slots = asyncio.Semaphore(in_flight_max)
-        self._windows: dict[Slot, tuple[int, AckWindow[Any]]] = {}
+        self._windows: dict[Slot, tuple[int | None, AckWindow[Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._losses = 0
@@ -83,11 +83,6 @@ class Pump:
     def in_work(self) -> int:
         """Events started and not finished."""
         return len(self._tasks)
-
-    @property
-    def busy_partitions(self) -> Iterable[Slot]:
-        """Partitions with events that wait for their acknowledgement."""
-        return [slot for slot, (_, window) in self._windows.items() if len(window)]
 
     async def run(self, events: AsyncIterator[Any]) -> None:
         """Take events for ever; never raises for a record."""
@@ -132,7 +127,7 @@ class Pump:
     def _start(self, event: Any) -> bool:
         message = event.message
         slot = (message.topic, message.partition)
-        generation = int(message.generation_id)
+        generation = message.generation_id
         if generation != self._generation():
             return False  # fetched before a rebalance: whoever owns the partition now reads it again
         known = self._windows.get(slot)
@@ -193,8 +188,7 @@ class Pump:
 
     async def _set_aside(self, record: Record, error: Exception) -> None:
         """Until it is done: a record without an end would freeze its partition's offsets, silently."""
-        pause_seconds = PAUSE_FIRST_SECONDS
-        while True:
+        for pause_seconds in pauses():
             try:
                 await self._on_bug(record, error)
             except Exception as failure:
@@ -202,7 +196,6 @@ class Pump:
                     raise
                 log.critical("record not set aside", extra={"source": record.source, "error": type(failure).__name__})
                 await asyncio.sleep(pause_seconds)
-                pause_seconds = min(pause_seconds * 2, PAUSE_MAX_SECONDS)
             else:
                 return
 

@@ -50,9 +50,9 @@ class StageRunner:
         request = parse_request(decoded.record)
         return request, open_request(request, self._keys.party)
 
-    async def run(self, stage: Stage, row: PayoutRow, known: OpenRequest | None = None) -> Event:
-        """The event that the stage decides on; `known` saves opening again what the caller has open already."""
-        request, opened = known or await self.open(row)
+    async def run(self, stage: Stage, row: PayoutRow, already_open: OpenRequest | None = None) -> Event:
+        """The event that the stage decides on; `already_open` saves opening it again."""
+        request, opened = already_open or await self.open(row)
         now = self._clock()
         if stage is Stage.VALIDATE:
             return self._validate(row, request, opened, now)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,6 +28,9 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+Own = TypeVar("Own", PostgresServer, KafkaCluster, ApicurioRegistry)
+
+
 @dataclass(frozen=True)
 class Stack:
     """Kafka, PostgreSQL and a schema registry, ready to use."""
@@ -36,73 +40,58 @@ class Stack:
     registry: ApicurioRegistry | ForeignRegistry
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL 18 of the session's own, which a test may kill if it restarts it before it ends."""
-    server = PostgresServer()
+def _started(server: Own) -> Iterator[Own]:
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+def _named_or_own(request: pytest.FixtureRequest, variable: str, foreign: Callable[[str], Any], own: str) -> Any:
+    """The server that the environment names, checked that it answers; else the session's own."""
+    named = os.environ.get(variable, "")
+    if not named:
+        return request.getfixturevalue(own)
+    server = foreign(named)
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL 18 of the session's own, which a test may kill if it restarts it before it ends."""
+    yield from _started(PostgresServer())
 
 
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[KafkaCluster]:
     """A one-broker Kafka of the session's own, which a test may kill if it restarts it before it ends."""
-    server = KafkaCluster()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from _started(KafkaCluster())
 
 
 @pytest.fixture(scope="session")
 def registry_server() -> Iterator[ApicurioRegistry]:
     """A schema registry of the session's own; it keeps schemas in memory only."""
-    server = ApicurioRegistry()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from _started(ApicurioRegistry())
 
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> PostgresServer | ForeignPostgres:
     """The PostgreSQL that `DATABASE_URL` names, else the session's own: for tests that only use one."""
-    named = os.environ.get("DATABASE_URL", "")
-    if not named:
-        own: PostgresServer = request.getfixturevalue("postgres_server")
-        return own
-    foreign = ForeignPostgres(named)
-    foreign.start()
-    return foreign
+    return _named_or_own(request, "DATABASE_URL", ForeignPostgres, "postgres_server")
 
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> KafkaCluster | ForeignKafka:
     """The Kafka that `KAFKA_BOOTSTRAP_SERVERS` names, else the session's own: for tests that only use one."""
-    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
-    if not named:
-        own: KafkaCluster = request.getfixturevalue("kafka_server")
-        return own
-    foreign = ForeignKafka(named)
-    foreign.start()
-    return foreign
+    return _named_or_own(request, "KAFKA_BOOTSTRAP_SERVERS", ForeignKafka, "kafka_server")
 
 
 @pytest.fixture(scope="session")
 def registry(request: pytest.FixtureRequest) -> ApicurioRegistry | ForeignRegistry:
     """The registry that `SCHEMA_REGISTRY_URL` names, else the session's own: for tests that only use one."""
-    named = os.environ.get("SCHEMA_REGISTRY_URL", "")
-    if not named:
-        own: ApicurioRegistry = request.getfixturevalue("registry_server")
-        return own
-    foreign = ForeignRegistry(named)
-    foreign.start()
-    return foreign
+    return _named_or_own(request, "SCHEMA_REGISTRY_URL", ForeignRegistry, "registry_server")
 
 
 @pytest.fixture(scope="session")

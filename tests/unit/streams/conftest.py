@@ -25,9 +25,8 @@ def keys(keys_directory: Path) -> Keys:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries take no time here."""
-    for module in ("streams.gate", "streams.driver"):
-        monkeypatch.setattr(f"{module}.PAUSE_FIRST_SECONDS", 0.001)
-        monkeypatch.setattr(f"{module}.PAUSE_MAX_SECONDS", 0.001)
+    monkeypatch.setattr("streams.gate.PAUSE_FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("streams.gate.PAUSE_MAX_SECONDS", 0.001)
 
 
 @pytest.fixture
