@@ -72,13 +72,22 @@ class LedgerMachine(RuleBasedStateMachine):
         if isinstance(outcome, Inserted):
             self.first[row.payout_id] = outcome.row
 
-    @rule(number=PAYOUTS, state=STATES, stale=st.booleans(), held=st.booleans(), number_taken=st.integers(0, 6))
-    def commit(self, number: int, state: PayoutState, stale: bool, held: bool, number_taken: int) -> None:
+    @rule(
+        number=PAYOUTS,
+        state=STATES,
+        stale=st.booleans(),
+        held=st.booleans(),
+        number_taken=st.integers(0, 6),
+        owner=st.sampled_from([None, "a", "b"]),
+    )
+    def commit(
+        self, number: int, state: PayoutState, stale: bool, held: bool, number_taken: int, owner: str | None
+    ) -> None:
         row = self.row(number)
         before = replace(row, version=row.version - stale)
         taken = identity(number_taken) if number_taken else {}
         try:
-            changed = finished(self.ledger.commit(step(before, state=state, held=held, **taken)))
+            changed = finished(self.ledger.commit(step(before, state=state, held=held, **taken), owner))
         except RowRejected:
             assert taken
             assert self.row(number) == row
@@ -87,7 +96,10 @@ class LedgerMachine(RuleBasedStateMachine):
             assert stale or row.payout_id not in self.first
             assert self.row(number) == row
         else:
-            assert (changed.version, changed.state, changed.lease_owner) == (row.version + 1, state, None)
+            assert (changed.version, changed.state) == (row.version + 1, state)
+            # L3, L9: only its owner gives a lease back.
+            kept = (None, None) if owner == row.lease_owner else (row.lease_owner, row.lease_until)
+            assert (changed.lease_owner, changed.lease_until) == kept
 
     @rule(number=PAYOUTS, owner=st.sampled_from(["a", "b"]), seconds=st.integers(1, 100))
     def begin(self, number: int, owner: str, seconds: int) -> None:
