@@ -1,9 +1,17 @@
-"""Which action hands captured funding back, and who performs it (rules C1, C2, C3)."""
+"""Which action hands captured funding back, and who performs it (rules C1, C2, C3).
+
+INTERNAL   the originator releases its hold            PIS   the originator refunds
+AFT        we reverse the card pull, from 24 h after it we adjust it
+else, or without every fact of the pull: a person
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from processors.payout.row import CompensationAction, Executor, FundingKind
+
+REVERSAL_WINDOW = timedelta(hours=24)
+"""Visa reverses a card pull within 24 h of it and adjusts it later. Visa's rule, so no setting of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +23,8 @@ class CompensationPlan:
     reason_code: str | None = None
 
 
-def determine(
-    kind: FundingKind, *, captured_at: datetime | None, reversible: bool, now: datetime, window_seconds: float
-) -> CompensationPlan:
-    """Choose by the kind of funding and its age.
-
-    INTERNAL and PIS belong to the originator, who confirms by an event; a card pull is reversed by us within 24 h of
-    it. What is older, or lacks a fact that the reversal must repeat, waits for a person.
-    """
+def determine(kind: FundingKind, *, captured_at: datetime | None, reversible: bool, now: datetime) -> CompensationPlan:
+    """Choose by the kind of funding and its age. `reversible`: every fact of the card pull is known."""
     if kind is FundingKind.INTERNAL:
         return CompensationPlan(CompensationAction.RELEASE_HOLD, Executor.ORIGINATOR)
     if kind is FundingKind.PIS:
@@ -31,9 +33,14 @@ def determine(
         return _manual("FUNDING_KIND_UNKNOWN")
     if not reversible or captured_at is None:
         return _manual("REVERSAL_FACTS_MISSING")
-    if now - captured_at >= timedelta(seconds=window_seconds):
-        return _manual("ADJUSTMENT_NOT_AVAILABLE")
+    if is_past_reversal(captured_at, now):
+        return CompensationPlan(CompensationAction.ADJUSTMENT, Executor.PROCESSOR)
     return CompensationPlan(CompensationAction.REVERSE_FUNDS, Executor.PROCESSOR)
+
+
+def is_past_reversal(captured_at: datetime, now: datetime) -> bool:
+    """Whether Visa would no longer reverse the pull, only adjust it."""
+    return now - captured_at >= REVERSAL_WINDOW
 
 
 def _manual(reason_code: str) -> CompensationPlan:

@@ -1,25 +1,50 @@
-"""What an answer from Visa, or the lack of one, does to a row (rules S4, S5, S6, L2, C3, C4)."""
+"""What an answer from Visa, or the lack of one, does to a row (rules S4, S5, S6, S7, L2).
+
+UNKNOWN is left by an approval from any attempt, a decline of the latest, or two people (`operator_actions`).
+Until then it is asked about, with back-off:
+
+Visa does not know it    the same push again, after the in-flight horizon, within 23 h, within the budget; else held
+still pending            asked again; held once it is 23 h old
+no answer                asked again; held once it is 47 h old, so that an outage alone holds nothing for a day
+"""
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from processors.payout.events import Answered, CallKind
+from processors.payout.compensation_answers import apply_compensation_answer
+from processors.payout.events import COMPENSATION_CALLS, Answered, CallKind
+from processors.payout.evidence import evidence, facts
+from processors.payout.frozen import APPROVED_AFTER_UNPAID_END, FROZEN_FOR, MAY_BE_PAID_AFTER_UNPAID_END, freeze
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
-from processors.payout.row import COMPENSATION_ENDS, UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
-from processors.payout.schedule import Schedule, asked_for, inquiry_delay, resend_not_before, retry_delay
-from processors.payout.step import Nothing, Step, compensation_moved, ended_unpaid, kept, moved, paid
+from processors.payout.row import UNPAID_ENDS, PayoutRow, PayoutState
+from processors.payout.schedule import (
+    Schedule,
+    asked_for,
+    inquiry_delay,
+    own_retry_delay,
+    resend_not_before,
+    retry_delay,
+)
+from processors.payout.step import RESOLVED_PAID, Nothing, Step, ended_unpaid, kept, moved, paid
 
-APPROVED_AFTER_UNPAID_END = "APPROVED_AFTER_UNPAID_END"
-"""Why a row is frozen: Visa approved what the ledger had ended unpaid. A page, always (rule L2)."""
-MAY_BE_PAID_AFTER_UNPAID_END = "MAY_BE_PAID_AFTER_UNPAID_END"
-"""Why a row is frozen: what Visa says about an unpaid end can only be read by a person."""
-FROZEN_FOR = frozenset({APPROVED_AFTER_UNPAID_END, MAY_BE_PAID_AFTER_UNPAID_END})
+__all__ = ["FROZEN_FOR", "apply_answer"]
 
 
 def apply_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
-    """Record what a call has proven. Needs no lease: evidence is always welcome (L2)."""
-    if event.call in (CallKind.REVERSE, CallKind.REVERSAL_QUERY):
-        return _apply_reversal_answer(row, event, now, schedule)
+    """Record what a call has proven. Needs no lease: evidence is always welcome (L2).
+
+    An answer that changes nothing is written down all the same while the row is leased: only a commit of the call's
+    owner gives the lease back, and until it ends it would block the next call and `modes set` (L3, L9).
+    """
+    decision = _decide(row, event, now, schedule)
+    if isinstance(decision, Nothing) and row.lease_owner is not None:
+        return Step(kept(row), "noted", evidence(event) | {"because": decision.reason})
+    return decision
+
+
+def _decide(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
+    if event.call in COMPENSATION_CALLS:
+        return apply_compensation_answer(row, event, now, schedule)
     if event.outcome.kind is OutcomeKind.PAID:
         return _approved(row, event, now)
     if event.outcome.kind is OutcomeKind.OPERATOR:
@@ -40,43 +65,27 @@ def apply_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Sched
 def _approved(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
     """An approval is the last word from whichever attempt it comes; after an unpaid end it freezes the row (L2)."""
     if row.state is PayoutState.PAID:
+        if row.reason_code == RESOLVED_PAID:
+            return Step(kept(row), "resolution_confirmed", evidence(event))
         return Nothing("already paid")
     if row.state in UNPAID_ENDS:
-        return _frozen(row, event, now, APPROVED_AFTER_UNPAID_END)
-    facts = _facts(row, event.outcome)
-    return Step(paid(row, now, reason_code=event.outcome.reason_code, **facts), "paid", _evidence(event))
+        return freeze(row, event, now, APPROVED_AFTER_UNPAID_END)
+    told = facts(row, event.outcome)
+    return Step(paid(row, now, reason_code=event.outcome.reason_code, **told), "paid", evidence(event))
 
 
 def _for_a_person(row: PayoutRow, event: Answered, now: datetime) -> Step | Nothing:
     """S5: a partial approval or a contradiction may be money that moved; it reaches a person, however late it comes."""
     if row.state in UNPAID_ENDS:
-        return _frozen(row, event, now, MAY_BE_PAID_AFTER_UNPAID_END)
+        return freeze(row, event, now, MAY_BE_PAID_AFTER_UNPAID_END)
     if row.is_terminal:
         return Nothing("the payout is paid; a contradiction is for the reconciliation")
-    facts = _operator(row, event.outcome)
+    held = _operator(row, event.outcome)
     answers_latest = row.state is PayoutState.SUBMITTING and event.attempt == row.attempts
     if answers_latest or row.state is PayoutState.CLEARED:
-        return Step(
-            moved(row, PayoutState.UNKNOWN, now, announce=False, **facts), "held_for_operator", _evidence(event)
-        )
-    return Step(kept(row, **facts), "held_for_operator", _evidence(event))
-
-
-def _frozen(row: PayoutRow, event: Answered, now: datetime, reason: str) -> Step | Nothing:
-    """L2: paid after all, or perhaps. Nothing of its compensation may go on by itself, not even after a release."""
-    known = {row.compensation_reason_code, row.hold_reason}
-    # An approval outweighs a doubt: only an approval already recorded makes it old news.
-    if APPROVED_AFTER_UNPAID_END in known or (reason == MAY_BE_PAID_AFTER_UNPAID_END and known & FROZEN_FOR):
-        return Nothing("already frozen")
-    hold: dict[str, Any] = {"held": True, "hold_reason": reason, "due_at": None}
-    transition = reason.lower()
-    if row.compensation in COMPENSATION_ENDS:
-        return Step(kept(row, **hold), transition, _evidence(event))
-    hold["compensation_reason_code"] = reason
-    if row.compensation is not CompensationState.REQUIRED:
-        return Step(kept(row, **hold), transition, _evidence(event))
-    manual = compensation_moved(row, CompensationState.MANUAL, now, announce=True, **hold)
-    return Step(manual, transition, _evidence(event))
+        unknown = moved(row, PayoutState.UNKNOWN, now, announce=False, **held)
+        return Step(unknown, "held_for_operator", evidence(event))
+    return Step(kept(row, **held), "held_for_operator", evidence(event))
 
 
 def _apply_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -89,9 +98,9 @@ def _apply_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule:
         case OutcomeKind.REFUSED:
             return _refused(row, event, now, schedule)
         case OutcomeKind.PENDING:
-            return Step(_pending(row, outcome, now, schedule), "pending", _evidence(event))
+            return Step(_pending(row, outcome, now, schedule), "pending", evidence(event))
         case _:
-            return Step(_unknown(row, outcome, now, schedule), "unknown", _evidence(event))
+            return Step(_unknown(row, outcome, now, schedule), "unknown", evidence(event))
 
 
 def _late_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -101,7 +110,7 @@ def _late_push_answer(row: PayoutRow, event: Answered, now: datetime, schedule: 
     if event.outcome.kind is OutcomeKind.DECLINED:
         return _declined(row, event, now, schedule)
     if event.outcome.kind is OutcomeKind.PENDING and row.state is PayoutState.UNKNOWN:
-        return Step(_pending(row, event.outcome, now, schedule), "pending", _evidence(event))
+        return Step(_pending(row, event.outcome, now, schedule), "pending", evidence(event))
     return Nothing("a late refusal proves nothing more about an unknown payout (S6)")
 
 
@@ -109,32 +118,46 @@ def _refused(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule)
     """Definite for this attempt only (S4): back to CLEARED if no attempt is ambiguous, else UNKNOWN (S6)."""
     outcome = event.outcome
     if row.ambiguous:
-        unknown = _unknown(row, outcome, now, schedule, count_refusal=outcome.systemic)
-        return Step(unknown, "refused_while_unknown", _evidence(event))
+        return Step(_unknown(row, outcome, now, schedule), "refused_while_unknown", evidence(event))
     if outcome.refusal is Refusal.REQUEST_INVALID:
         reason = "Visa rejected the request as invalid; it was not paid."
-        ended = ended_unpaid(
-            row,
-            PayoutState.FAILED,
-            now,
-            schedule,
-            reason_code=outcome.reason_code,
-            reason=reason,
-            **_facts(row, outcome),
-        )
-        return Step(ended, "failed", _evidence(event))
-    refusals = row.systemic_refusals + 1
-    due_at = now + retry_delay(schedule, row.payout_id, refusals, outcome.retry_after_seconds)
-    cleared = moved(
-        row,
-        PayoutState.CLEARED,
-        now,
-        announce=False,
-        systemic_refusals=refusals,
-        due_at=due_at,
-        **_facts(row, outcome),
+        return Step(_failed(row, outcome, now, schedule, outcome.reason_code, reason), "failed", evidence(event))
+    counts = _spent(row, outcome)
+    if counts["own_failures"] >= schedule.retry_budget and outcome.is_own_failure:
+        reason = "Every attempt of the retry budget was refused; it was not paid."
+        failed = _failed(row, outcome, now, schedule, "RETRY_BUDGET_SPENT", reason, **counts)
+        return Step(failed, "budget_spent", evidence(event))
+    if outcome.is_own_failure:
+        delay = own_retry_delay(schedule, row.payout_id, counts["own_failures"], outcome.retry_after_seconds)
+    else:
+        delay = retry_delay(schedule, row.payout_id, counts["systemic_refusals"], outcome.retry_after_seconds)
+    told = facts(row, outcome)
+    cleared = moved(row, PayoutState.CLEARED, now, announce=False, due_at=now + delay, **counts, **told)
+    return Step(cleared, "refused", evidence(event))
+
+
+def _spent(row: PayoutRow, outcome: Outcome) -> dict[str, int]:
+    """S7: what the failed attempt costs. What is not the payout's own fault costs nothing."""
+    systemic = outcome.kind is OutcomeKind.REFUSED and not outcome.is_own_failure
+    return {
+        "own_failures": row.own_failures + outcome.is_own_failure,
+        "systemic_refusals": row.systemic_refusals + systemic,
+    }
+
+
+def _failed(
+    row: PayoutRow,
+    outcome: Outcome,
+    now: datetime,
+    schedule: Schedule,
+    reason_code: str,
+    reason: str,
+    **changes: Any,
+) -> PayoutRow:
+    told = facts(row, outcome)
+    return ended_unpaid(
+        row, PayoutState.FAILED, now, schedule, reason_code=reason_code, reason=reason, **changes, **told
     )
-    return Step(cleared, "refused", _evidence(event))
 
 
 def _apply_status_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -146,9 +169,9 @@ def _apply_status_answer(row: PayoutRow, event: Answered, now: datetime, schedul
             return _declined(row, event, now, schedule)
         case OutcomeKind.PENDING | OutcomeKind.REFUSED:
             due_at = _next_inquiry(row, outcome, now, schedule)
-            return Step(kept(row, due_at=due_at, **_facts(row, outcome)), "still_pending", _evidence(event))
+            return Step(kept(row, due_at=due_at, **facts(row, outcome)), "still_pending", evidence(event))
         case _:
-            return Step(_unknown(row, outcome, now, schedule), "unknown", _evidence(event))
+            return Step(_unknown(row, outcome, now, schedule), "unknown", evidence(event))
 
 
 def _apply_query_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -161,8 +184,25 @@ def _apply_query_answer(row: PayoutRow, event: Answered, now: datetime, schedule
         case OutcomeKind.NOT_FOUND:
             return _not_found(row, event, now, schedule)
         case _:
-            due_at = _next_inquiry(row, outcome, now, schedule)
-            return Step(kept(row, due_at=due_at, **_facts(row, outcome)), "still_unknown", _evidence(event))
+            return _still_unknown(row, event, now, schedule)
+
+
+def _still_unknown(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step:
+    """P1: asked again with back-off; past the limit a person is shown the row, and a release asks once more."""
+    told = facts(row, event.outcome)
+    answered = event.outcome.kind is OutcomeKind.PENDING
+    limit_seconds = schedule.resend_limit_seconds if answered else schedule.unanswered_limit_seconds
+    if not row.held and now - _first_intent_at(row) >= timedelta(seconds=limit_seconds):
+        late = kept(row, held=True, hold_reason="UNKNOWN_PAST_RESEND_LIMIT", due_at=None, **told)
+        return Step(late, "held_for_operator", evidence(event))
+    due_at = _next_inquiry(row, event.outcome, now, schedule)
+    return Step(kept(row, due_at=due_at, **told), "still_unknown", evidence(event))
+
+
+def _first_intent_at(row: PayoutRow) -> datetime:
+    if row.first_intent_at is None:
+        raise AssertionError("an UNKNOWN row has an intent (S2)")
+    return row.first_intent_at
 
 
 def _speaks_for_every_attempt(row: PayoutRow, event: Answered, schedule: Schedule) -> bool:
@@ -174,22 +214,29 @@ def _speaks_for_every_attempt(row: PayoutRow, event: Answered, schedule: Schedul
 
 def _not_found(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step:
     """Visa does not know the identity: send the same again, but not too early, not too late, not for ever (S3, P3)."""
-    if row.first_intent_at is None or row.last_intent_at is None:
-        raise AssertionError("an UNKNOWN row has an intent (S2)")
     if row.held:
-        return Step(kept(row, due_at=None), "not_found_while_held", _evidence(event))
-    if now - row.first_intent_at >= timedelta(seconds=schedule.resend_limit_seconds):
+        return Step(kept(row, due_at=None), "not_found_while_held", evidence(event))
+    if now - _first_intent_at(row) >= timedelta(seconds=schedule.resend_limit_seconds):
         late = kept(row, held=True, hold_reason="UNKNOWN_PAST_RESEND_LIMIT", due_at=None)
-        return Step(late, "held_for_operator", _evidence(event))
-    not_before = resend_not_before(schedule, row.last_intent_at)
+        return Step(late, "held_for_operator", evidence(event))
+    not_before = _resend_not_before(row, schedule)
     if event.asked_at < not_before:
         waiting = kept(row, due_at=max(not_before, now + inquiry_delay(schedule, row.payout_id, row.inquiries)))
-        return Step(waiting, "not_found_yet", _evidence(event))
-    if row.attempts - row.systemic_refusals >= schedule.push_attempts_max:
+        return Step(waiting, "not_found_yet", evidence(event))
+    if row.own_failures >= schedule.retry_budget:
         spent = kept(row, held=True, hold_reason="RESENDS_SPENT", due_at=None)
-        return Step(spent, "held_for_operator", _evidence(event))
+        return Step(spent, "budget_spent", evidence(event))
     found_nothing = kept(row, due_at=now + inquiry_delay(schedule, row.payout_id, row.inquiries))
-    return Step(found_nothing, "not_found", _evidence(event), follow_up=CallKind.PUSH)
+    return Step(found_nothing, "not_found", evidence(event), follow_up=CallKind.PUSH)
+
+
+def _resend_not_before(row: PayoutRow, schedule: Schedule) -> datetime:
+    """S3, S7: nothing of the last attempt is under way, and the back-off after failures of its own has passed."""
+    last_intent_at = row.last_intent_at or _first_intent_at(row)
+    settled = resend_not_before(schedule, last_intent_at)
+    if row.own_failures == 0:
+        return settled
+    return max(settled, last_intent_at + own_retry_delay(schedule, row.payout_id, row.own_failures, None))
 
 
 def _declined(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step:
@@ -202,96 +249,21 @@ def _declined(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule
         reason_code=event.outcome.reason_code,
         reason=reason,
         ambiguous=False,
-        **_facts(row, event.outcome),
+        **facts(row, event.outcome),
     )
-    return Step(ended, "declined", _evidence(event))
+    return Step(ended, "declined", evidence(event))
 
 
 def _pending(row: PayoutRow, outcome: Outcome, now: datetime, schedule: Schedule) -> PayoutRow:
     due_at = _next_inquiry(row, outcome, now, schedule)
-    return moved(row, PayoutState.PENDING, now, announce=False, ambiguous=True, due_at=due_at, **_facts(row, outcome))
+    return moved(row, PayoutState.PENDING, now, announce=False, ambiguous=True, due_at=due_at, **facts(row, outcome))
 
 
-def _unknown(
-    row: PayoutRow, outcome: Outcome, now: datetime, schedule: Schedule, *, count_refusal: bool = False
-) -> PayoutRow:
-    changes = _facts(row, outcome)
-    if count_refusal:
-        changes["systemic_refusals"] = row.systemic_refusals + 1
+def _unknown(row: PayoutRow, outcome: Outcome, now: datetime, schedule: Schedule) -> PayoutRow:
+    """After a push: ambiguous from now on, and what the failed attempt cost is written down."""
     due_at = _next_inquiry(row, outcome, now, schedule)
+    changes = facts(row, outcome) | (_spent(row, outcome) if row.state is PayoutState.SUBMITTING else {})
     return moved(row, PayoutState.UNKNOWN, now, announce=False, ambiguous=True, due_at=due_at, **changes)
-
-
-def _apply_reversal_answer(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
-    if row.compensation in (CompensationState.COMPENSATED, CompensationState.NONE):
-        return Nothing("nothing is being compensated")
-    outcome = event.outcome
-    if outcome.kind is OutcomeKind.PAID:
-        reference = outcome.transaction_identifier
-        done = compensation_moved(
-            row,
-            CompensationState.COMPENSATED,
-            now,
-            announce=True,
-            compensation_ambiguous=False,
-            compensation_reference=reference,
-            compensation_reason_code=None,
-            due_at=None,
-        )
-        return Step(done, "compensated", _evidence(event))
-    if row.compensation is CompensationState.MANUAL or event.attempt != row.compensation_attempts:
-        return Nothing("a person decides already, or the answer is to an earlier attempt")
-    if event.call is CallKind.REVERSAL_QUERY:
-        return _apply_reversal_query(row, event, now, schedule)
-    if row.compensation is not CompensationState.RUNNING:
-        return Nothing("the reversal is unknown already; only a reversal row or a person ends it (C4)")
-    match outcome.kind:
-        case OutcomeKind.REFUSED if _may_reverse_again(row, outcome):
-            due_at = now + retry_delay(schedule, row.payout_id, row.compensation_attempts, outcome.retry_after_seconds)
-            again = compensation_moved(row, CompensationState.REQUIRED, now, announce=False, due_at=due_at)
-            return Step(again, "reversal_refused", _evidence(event))
-        case OutcomeKind.DECLINED | OutcomeKind.REFUSED if not row.compensation_ambiguous:
-            return _manual(row, event, now)
-        case OutcomeKind.OPERATOR:
-            return _manual(row, event, now)
-        case _:
-            due_at = now + inquiry_delay(schedule, row.payout_id, row.compensation_inquiries)
-            unknown = compensation_moved(
-                row, CompensationState.UNKNOWN, now, announce=False, compensation_ambiguous=True, due_at=due_at
-            )
-            return Step(unknown, "reversal_unknown", _evidence(event))
-
-
-def _may_reverse_again(row: PayoutRow, outcome: Outcome) -> bool:
-    """Refused before any effect, for a reason that passes, and nobody has learnt since that the payout was paid."""
-    frozen = row.compensation_reason_code in FROZEN_FOR
-    return not row.compensation_ambiguous and outcome.refusal is not Refusal.REQUEST_INVALID and not frozen
-
-
-def _apply_reversal_query(row: PayoutRow, event: Answered, now: datetime, schedule: Schedule) -> Step | Nothing:
-    """A reversal has no duplicate key of its own: asked about, then a person decides; never sent again (S3, C4)."""
-    if row.compensation is not CompensationState.UNKNOWN:
-        return Nothing("the reversal is not unknown")
-    answered = event.outcome.kind not in (OutcomeKind.REFUSED, OutcomeKind.UNKNOWN)
-    asked_enough = row.compensation_inquiries >= schedule.reversal_inquiries_max
-    last_intent_at = row.compensation_last_intent_at or row.state_at
-    settled = event.asked_at >= resend_not_before(schedule, last_intent_at)  # nothing of it is under way any more
-    if event.outcome.kind is OutcomeKind.OPERATOR or (answered and asked_enough and settled):
-        return _manual(row, event, now)
-    due_at = now + inquiry_delay(schedule, row.payout_id, row.compensation_inquiries)
-    return Step(kept(row, due_at=due_at), "reversal_still_unknown", _evidence(event))
-
-
-def _manual(row: PayoutRow, event: Answered, now: datetime) -> Step:
-    manual = compensation_moved(
-        row,
-        CompensationState.MANUAL,
-        now,
-        announce=True,
-        compensation_reason_code=event.outcome.reason_code,
-        due_at=None,
-    )
-    return Step(manual, "compensation_manual", _evidence(event))
 
 
 def _next_inquiry(row: PayoutRow, outcome: Outcome, now: datetime, schedule: Schedule) -> datetime:
@@ -301,33 +273,4 @@ def _next_inquiry(row: PayoutRow, outcome: Outcome, now: datetime, schedule: Sch
 
 def _operator(row: PayoutRow, outcome: Outcome) -> dict[str, Any]:
     """S5: what cannot be decided by rule waits for a person, held, with the evidence in the row."""
-    return {"held": True, "hold_reason": outcome.reason_code, "ambiguous": True, "due_at": None, **_facts(row, outcome)}
-
-
-def _facts(row: PayoutRow, outcome: Outcome) -> dict[str, Any]:
-    """What the answer told, kept over what was known; silence never erases an earlier fact."""
-    return {
-        "action_code": outcome.action_code or row.action_code,
-        "transaction_identifier": outcome.transaction_identifier or row.transaction_identifier,
-        "approval_code": outcome.approval_code or row.approval_code,
-        "status_identifier": outcome.status_identifier or row.status_identifier,
-        "visa_correlation_id": outcome.visa_correlation_id or row.visa_correlation_id,
-    }
-
-
-def _evidence(event: Answered) -> dict[str, Any]:
-    outcome = event.outcome
-    evidence: dict[str, Any] = {
-        "call": event.call.value,
-        "attempt": event.attempt,
-        "outcome": outcome.kind.value,
-        "reason_code": outcome.reason_code,
-    }
-    optional = {
-        "refusal": outcome.refusal.value if outcome.refusal else None,
-        "http_status": outcome.http_status,
-        "action_code": outcome.action_code,
-        "visa_correlation_id": outcome.visa_correlation_id,
-        "retry_after_seconds": outcome.retry_after_seconds,
-    }
-    return evidence | {name: value for name, value in optional.items() if value is not None}
+    return {"held": True, "hold_reason": outcome.reason_code, "ambiguous": True, "due_at": None, **facts(row, outcome)}

@@ -8,16 +8,20 @@ from processors.payout.outcome import Outcome
 
 
 class CallKind(StrEnum):
-    """The calls that leave for Visa. PUSH and REVERSE move money; the others only ask."""
+    """The calls that leave for Visa. PUSH, REVERSE and ADJUST move money; the others only ask."""
 
     PUSH = "PUSH"
     STATUS = "STATUS"
     QUERY = "QUERY"
     REVERSE = "REVERSE"
     REVERSAL_QUERY = "REVERSAL_QUERY"
+    ADJUST = "ADJUST"
+    ADJUSTMENT_QUERY = "ADJUSTMENT_QUERY"
 
 
-MONEY_MOVING_CALLS = frozenset({CallKind.PUSH, CallKind.REVERSE})
+MONEY_MOVING_CALLS = frozenset({CallKind.PUSH, CallKind.REVERSE, CallKind.ADJUST})
+COMPENSATION_CALLS = frozenset({CallKind.REVERSE, CallKind.REVERSAL_QUERY, CallKind.ADJUST, CallKind.ADJUSTMENT_QUERY})
+"""Calls whose attempt is the row's `compensation_attempts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,61 @@ class Released:
     """An operator releases the hold."""
 
     actor: str
+    reason: str = ""
 
 
-Event = Validated | Rejected | Screened | Reviewed | Unbuildable | Answered | Confirmed | Held | Released
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """An operator ends a payout that no attempt may have paid (rule S6)."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionProposed:
+    """The first pair of eyes says how an UNKNOWN payout ended; the row is held until a second agrees (rule S6)."""
+
+    paid: bool
+    evidence: str
+    proposer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The second pair of eyes agrees with the proposal that made the row's version `proposed_version` (rule S6).
+
+    Anything that happened to the row since then voids the proposal: it must be made again.
+    """
+
+    paid: bool
+    evidence: str
+    proposer: str
+    approver: str
+    proposed_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionUndone:
+    """An operator takes back a resolution of which nothing has followed yet: UNKNOWN again, and held (rule L12)."""
+
+    actor: str
+    reason: str
+    resolved_version: int
+
+
+Event = (
+    Validated
+    | Rejected
+    | Screened
+    | Reviewed
+    | Unbuildable
+    | Answered
+    | Confirmed
+    | Held
+    | Released
+    | Cancelled
+    | ResolutionProposed
+    | Resolved
+    | ResolutionUndone
+)

@@ -1,35 +1,29 @@
-"""What is to be done next with a row, and what beginning a call writes: both pure."""
+"""What is to be done next with a row: the same answer whoever asks. Pure."""
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
-from processors.payout.events import CallKind, NewIdentity
-from processors.payout.row import (
-    CompensationAction,
-    CompensationState,
-    Executor,
-    PayoutRow,
-    PayoutState,
-)
+from processors.compensation.determine import is_past_reversal
+from processors.payout.events import CallKind
+from processors.payout.frozen import is_frozen
+from processors.payout.intents import IntentNotAllowed, is_adjusting
+from processors.payout.row import CompensationAction, CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import (
+    OUR_ACTIONS,
     MakeCall,
     Nothing,
     RunStage,
     Stage,
     Step,
-    after,
     compensation_moved,
     ended_unpaid,
-    kept,
+    lease_is_live,
     moved,
 )
 
+__all__ = ["IntentNotAllowed", "Plan", "plan"]
+
 Plan = Nothing | RunStage | MakeCall | Step
-
-
-class IntentNotAllowed(ValueError):
-    """The row forbids this call now: the last pure gate before money moves does not trust its caller."""
 
 
 def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
@@ -55,53 +49,6 @@ def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
             return Nothing(f"{row.state} waits for a person")
 
 
-def begin_call(
-    row: PayoutRow,
-    call: CallKind,
-    now: datetime,
-    schedule: Schedule,
-    *,
-    identity: NewIdentity | None = None,
-    sealed_body: bytes | None = None,
-) -> Step:
-    """The intent that is made durable before bytes leave (rule S2); the lease itself is the ledger's.
-
-    Raises IntentNotAllowed when the row forbids the call now, and ValueError when a first intent lacks its identity or
-    body, or a later one brings another: both are fixed for ever by the first (rules S1, S3).
-    """
-    _check_allowed(row, call, now, schedule)
-    due_at = after(schedule.lease_seconds + schedule.clock_skew_seconds, now)
-    match call:
-        case CallKind.PUSH:
-            return _begin_push(row, now, due_at, identity, sealed_body)
-        case CallKind.REVERSE:
-            return _begin_reverse(row, now, due_at, sealed_body)
-        case CallKind.REVERSAL_QUERY:
-            begun = kept(row, compensation_inquiries=row.compensation_inquiries + 1, due_at=due_at)
-            return Step(begun, "reversal_query_begun", {"inquiry": begun.compensation_inquiries})
-        case CallKind.STATUS | CallKind.QUERY:
-            begun = kept(row, inquiries=row.inquiries + 1, due_at=due_at)
-            return Step(begun, f"{call.lower()}_begun", {"inquiry": begun.inquiries})
-
-
-def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Schedule) -> None:
-    """A worker may sleep for hours between its decision and its intent, and nobody else need have moved the row."""
-    if row.held:
-        raise IntentNotAllowed("nothing calls out for a held row (L12)")
-    allowed = {
-        CallKind.PUSH: row.state in (PayoutState.CLEARED, PayoutState.UNKNOWN),
-        CallKind.STATUS: row.state is PayoutState.PENDING,
-        CallKind.QUERY: row.state is PayoutState.UNKNOWN,
-        CallKind.REVERSE: row.compensation is CompensationState.REQUIRED and not row.compensation_ambiguous,
-        CallKind.REVERSAL_QUERY: row.compensation is CompensationState.UNKNOWN,
-    }
-    if not allowed[call]:
-        raise IntentNotAllowed(f"no {call} for a row that is {row.state}, compensation {row.compensation}")
-    limit = timedelta(seconds=schedule.resend_limit_seconds)
-    if call is CallKind.PUSH and row.first_intent_at is not None and now - row.first_intent_at >= limit:
-        raise IntentNotAllowed("nothing is sent again after 23 hours (P3, S3)")
-
-
 def _plan_first_or_refused(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     if row.ambiguous:
         raise AssertionError("a CLEARED row has no ambiguous attempt (S6)")
@@ -120,7 +67,7 @@ def _plan_first_or_refused(row: PayoutRow, now: datetime, schedule: Schedule) ->
 
 def _plan_unanswered(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     """A submission whose owner has gone: its outcome is unknown, whatever happened to it (rule S2)."""
-    if row.lease_until is not None and now < row.lease_until + timedelta(seconds=schedule.clock_skew_seconds):
+    if lease_is_live(row, now, schedule):
         return Nothing("a call may be under way: its lease is live (L3)")
     lost = moved(row, PayoutState.UNKNOWN, now, announce=False, ambiguous=True, due_at=now)
     return Step(lost, "answer_lost", {"attempt": row.attempts}, follow_up=CallKind.QUERY)
@@ -138,81 +85,48 @@ def _plan_pending(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
 def _plan_compensation(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     if row.compensation_executor is not Executor.PROCESSOR:
         return Nothing("nothing of ours to compensate")
+    word, query = _words(row)
     match row.compensation:
         case CompensationState.REQUIRED:
-            return _plan_reversal(row, now, schedule)
+            return _plan_hand_back(row, now)
         case CompensationState.RUNNING:
-            if row.lease_until is not None and now < row.lease_until + timedelta(seconds=schedule.clock_skew_seconds):
-                return Nothing("a reversal may be under way: its lease is live (L3)")
+            if lease_is_live(row, now, schedule):
+                return Nothing(f"the {word} may be under way: its lease is live (L3)")
             lost = compensation_moved(
                 row, CompensationState.UNKNOWN, now, announce=False, compensation_ambiguous=True, due_at=now
             )
-            return Step(lost, "reversal_answer_lost", {"attempt": row.compensation_attempts}, CallKind.REVERSAL_QUERY)
+            return Step(lost, f"{word}_answer_lost", {"attempt": row.compensation_attempts}, query)
         case CompensationState.UNKNOWN:
-            return MakeCall(CallKind.REVERSAL_QUERY)
+            return MakeCall(query)
         case _:
             return Nothing("compensation has ended")
 
 
-def _plan_reversal(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
-    """C3: the kind is fixed with the first intent, so a reversal that aged before it becomes a person's."""
-    if row.compensation_action is not CompensationAction.REVERSE_FUNDS:
+def _words(row: PayoutRow) -> tuple[str, CallKind]:
+    if is_adjusting(row):
+        return "adjustment", CallKind.ADJUSTMENT_QUERY
+    return "reversal", CallKind.REVERSAL_QUERY
+
+
+def _plan_hand_back(row: PayoutRow, now: datetime) -> Plan:
+    """C3: the kind is fixed with the first intent. A reversal that aged before it had one becomes an adjustment."""
+    if row.compensation_action not in OUR_ACTIONS or is_frozen(row):
         return Nothing("no action of ours")
+    if is_adjusting(row):
+        return MakeCall(CallKind.ADJUST)
+    if row.compensation_action is CompensationAction.ADJUSTMENT:
+        return MakeCall(CallKind.ADJUST, needs_identity=True)
     captured_at = row.funding_captured_at
-    if captured_at is None or now - captured_at >= timedelta(seconds=schedule.reversal_window_seconds):
-        manual = compensation_moved(
-            row,
-            CompensationState.MANUAL,
-            now,
-            announce=True,
-            compensation_reason_code="REVERSAL_WINDOW_PASSED",
-            due_at=None,
-        )
-        return Step(manual, "compensation_manual")
-    return MakeCall(CallKind.REVERSE)
-
-
-def _begin_push(
-    row: PayoutRow, now: datetime, due_at: datetime, identity: NewIdentity | None, sealed_body: bytes | None
-) -> Step:
-    begun = moved(
+    if captured_at is not None and not is_past_reversal(captured_at, now):
+        return MakeCall(CallKind.REVERSE)
+    if captured_at is not None and row.funding_reversible and row.compensation_first_intent_at is None:
+        return MakeCall(CallKind.ADJUST, needs_identity=True)
+    manual = compensation_moved(
         row,
-        PayoutState.SUBMITTING,
+        CompensationState.MANUAL,
         now,
-        announce=False,
-        attempts=row.attempts + 1,
-        last_intent_at=now,
-        due_at=due_at,
+        announce=True,
+        compensation_reason_code="REVERSAL_WINDOW_PASSED",
+        due_at=None,
     )
-    if row.first_intent_at is None:
-        if identity is None or sealed_body is None:
-            raise ValueError("a first intent needs its identity and its body (S1, S2)")
-        begun = replace(
-            begun,
-            identity_number=identity.number,
-            systems_trace_audit_number=identity.systems_trace_audit_number,
-            retrieval_reference_number=identity.retrieval_reference_number,
-            first_intent_at=identity.first_intent_at,
-            sealed_body=sealed_body,
-        )
-    elif identity is not None or sealed_body is not None:
-        raise ValueError("identity and body are fixed by the first intent; a resend is the same (S1, S3)")
-    return Step(begun, "intent", {"attempt": begun.attempts, "resend": row.first_intent_at is not None})
-
-
-def _begin_reverse(row: PayoutRow, now: datetime, due_at: datetime, sealed_body: bytes | None) -> Step:
-    first = row.compensation_first_intent_at is None
-    if first is (sealed_body is None):
-        raise ValueError("the first reversal intent brings the body; a later one repeats it (C3)")
-    begun = compensation_moved(
-        row,
-        CompensationState.RUNNING,
-        now,
-        announce=False,
-        compensation_attempts=row.compensation_attempts + 1,
-        compensation_first_intent_at=now if first else row.compensation_first_intent_at,
-        compensation_last_intent_at=now,
-        compensation_sealed_body=sealed_body if first else row.compensation_sealed_body,
-        due_at=due_at,
-    )
-    return Step(begun, "reversal_intent", {"attempt": begun.compensation_attempts})
+    return Step(manual, "compensation_manual", {"reason_code": "REVERSAL_WINDOW_PASSED"})

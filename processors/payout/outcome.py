@@ -42,6 +42,9 @@ class Refusal(StrEnum):
 
 
 STAGE_STOPPING_REFUSALS = frozenset({Refusal.CREDENTIALS, Refusal.WRONG_ENDPOINT})
+SYSTEMIC_REFUSALS = STAGE_STOPPING_REFUSALS | {Refusal.RATE_LIMITED, Refusal.NOT_CONNECTED}
+AWAY_STATUSES = frozenset({429, 502, 503, 504})
+"""HTTP answers by which Visa, or what stands before it, says that it serves nobody now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,17 @@ class Outcome:
     retry_after_seconds: float | None = None
     systemic: bool = False
     """True when the cause is not this payout's (breaker, credentials, rate, connection): spends no budget (rule S7)."""
+
+    @property
+    def is_own_failure(self) -> bool:
+        """Whether the failed attempt counts against the payout's retry budget (rule S7).
+
+        Only what Visa answered to this payout alone: an error of its own (500, an answer that cannot be read), or a
+        refusal that is not everybody's. Silence, 502, 503 and 504 are what an outage looks like: an hour of it
+        must not bring every payout to a person.
+        """
+        if self.systemic or self.refusal in SYSTEMIC_REFUSALS or self.http_status in AWAY_STATUSES:
+            return False
+        if self.kind is OutcomeKind.REFUSED:
+            return True
+        return self.kind is OutcomeKind.UNKNOWN and self.http_status is not None

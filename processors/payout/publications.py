@@ -1,7 +1,8 @@
 """What a row announces: a pure function of the row, so that a lost publish can be made good from the row alone (K2).
 
 The same row version always gives the same events with the same identity (K3): everything in them is taken from the
-row, nothing from the clock.
+row, nothing from the clock. An UNKNOWN row announces nothing, also when the operators' resolution of it was undone:
+what it announced before is superseded by its next end, under a higher version.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from processors.compensation.determine import determine
 from processors.payout.row import (
     TERMINAL_STATES,
     CompensationAction,
@@ -17,6 +19,7 @@ from processors.payout.row import (
     PayoutState,
 )
 from processors.payout.state_machine import compensation_id
+from processors.payout.step import OUR_ACTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def _result(row: PayoutRow) -> Publication:
 
 def _compensation_required(row: PayoutRow) -> Publication:
     """Announced under the version of the unpaid end: that is when the compensation was decided, once (C1)."""
-    action = row.compensation_action or CompensationAction.MANUAL
+    action = _action_at_the_end(row)
     record = {
         "payout_id": row.payout_id,
         "originator_id": row.originator_id,
@@ -157,9 +160,25 @@ def _compensation_required(row: PayoutRow) -> Publication:
     return Publication(topic, schema, row.state_version, row.state_at, record)
 
 
+def _action_at_the_end(row: PayoutRow) -> CompensationAction:
+    """What was decided with the unpaid end. A reversal that aged before its first intent was adjusted instead (C3);
+
+    its demand still says what it said (K3), the result says what was done.
+    """
+    action = row.compensation_action or CompensationAction.MANUAL
+    if action is not CompensationAction.ADJUSTMENT:
+        return action
+    return determine(
+        row.funding_kind,
+        captured_at=row.funding_captured_at,
+        reversible=row.funding_reversible,
+        now=row.state_at,
+    ).action
+
+
 def _compensation_result(row: PayoutRow) -> Publication:
     at = row.compensation_at or row.state_at
-    reversed_by_us = row.compensation_action is CompensationAction.REVERSE_FUNDS
+    by_us = row.compensation_action in OUR_ACTIONS
     action = row.compensation_action or CompensationAction.MANUAL
     record = {
         "compensation_id": compensation_id(row.payout_id),
@@ -170,8 +189,8 @@ def _compensation_result(row: PayoutRow) -> Publication:
         "action": action.value,
         "executor": row.compensation_executor.value if row.compensation_executor else "UNSPECIFIED",
         "amount": _money(row),
-        "transaction_identifier": row.compensation_reference if reversed_by_us else None,
-        "confirmation_reference": None if reversed_by_us else row.compensation_reference,
+        "transaction_identifier": row.compensation_reference if by_us else None,
+        "confirmation_reference": None if by_us else row.compensation_reference,
         "reason_code": row.compensation_reason_code,
         "decided_at": at,
         "correlation_id": row.correlation_id,

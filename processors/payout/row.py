@@ -148,6 +148,8 @@ class PayoutRow:
     attempts: int = 0
     inquiries: int = 0
     systemic_refusals: int = 0
+    own_failures: int = 0
+    """Attempts that failed for the payout's own reasons: what the retry budget counts (rule S7)."""
     ambiguous: bool = False
     """An attempt may have taken effect and no answer for the identity has settled it."""
     identity_number: int | None = None
@@ -173,6 +175,10 @@ class PayoutRow:
     compensation_first_intent_at: datetime | None = None
     compensation_last_intent_at: datetime | None = None
     compensation_sealed_body: bytes | None = None
+    compensation_identity_number: int | None = None
+    """From the one sequence (rule S1), for an adjustment; a reversal repeats the numbers of its pull (rule C4)."""
+    compensation_systems_trace_audit_number: int | None = None
+    compensation_retrieval_reference_number: str | None = None
 
     # Schedule and announcement (rules K2, K4).
     due_at: datetime | None = None
@@ -204,12 +210,13 @@ MUTABLE_COLUMNS: Final = (
     "state", "state_version", "state_at", "compensation", "compensation_version", "compensation_at",
     "held", "hold_reason", "reason_code", "reason",
     "policy_version", "list_version", "score_basis_points", "matched_entry_id", "matched_party", "review_case_id",
-    "reviewer", "attempts", "inquiries", "systemic_refusals", "ambiguous", "identity_number",
+    "reviewer", "attempts", "inquiries", "systemic_refusals", "own_failures", "ambiguous", "identity_number",
     "systems_trace_audit_number", "retrieval_reference_number", "first_intent_at", "last_intent_at", "sealed_body",
     "status_identifier", "action_code", "transaction_identifier", "approval_code", "visa_correlation_id",
     "compensation_action", "compensation_executor", "compensation_reason_code", "compensation_reference",
     "compensation_attempts", "compensation_inquiries", "compensation_ambiguous", "compensation_first_intent_at",
-    "compensation_last_intent_at", "compensation_sealed_body", "due_at", "announce_version",
+    "compensation_last_intent_at", "compensation_sealed_body", "compensation_identity_number",
+    "compensation_systems_trace_audit_number", "compensation_retrieval_reference_number", "due_at", "announce_version",
 )  # fmt: skip
 """Written by every compare-and-set, with version = version + 1 (rule L2). `lease_owner` and `lease_until` are written
 by begin (taken) and by commit (cleared); `announced_version` only by `mark_announced`."""

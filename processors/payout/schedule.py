@@ -4,16 +4,27 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+RESEND_LIMIT_MAX_SECONDS = 23 * 3600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The times and bounds that decisions use, in seconds. `production()` and `test()` are the two shipped profiles."""
+    """The times and bounds that decisions use, in seconds. `production()` and `test()` are the two shipped profiles.
+
+    Raises ValueError for values with which the rules could not be kept.
+    """
 
     stage_patience_seconds: float
     """How long a published step may stay untouched before the sweeper drives the row."""
     retry_base_seconds: float = 1.0
+    """After a systemic refusal (429, no connection, ...): 1, 2, 4, ... up to `retry_max_seconds`, without a limit."""
     retry_multiplier: float = 2.0
     retry_max_seconds: float = 10.0
+    retry_budget: int = 5
+    """Failures of a payout's own after which a person looks, or it ends FAILED if it is known not paid (rule S7)."""
+    own_retry_base_seconds: float = 20.0
+    """After a failure of the payout's own: 20, 40, 80, ... up to `own_retry_max_seconds`."""
+    own_retry_max_seconds: float = 300.0
     retry_after_max_seconds: float = 3600.0
     """A Retry-After beyond this is taken as this: a typo of a peer must not park a payout for a year."""
     inquiry_base_seconds: float
@@ -22,14 +33,31 @@ class Schedule:
     in_flight_horizon_seconds: float
     """Longest call plus the server's idle time-out: after it nothing of an attempt can still arrive (rule S3)."""
     clock_skew_seconds: float
-    resend_limit_seconds: float = 23 * 3600.0
+    resend_limit_seconds: float = RESEND_LIMIT_MAX_SECONDS
     """Visa remembers a duplicate key for 24 h; an hour is kept as margin (promise P3)."""
-    push_attempts_max: int = 12
-    """Resends of one identity before a person looks; each was preceded by a query that knew nothing."""
-    reversal_inquiries_max: int = 5
-    """Questions about an ambiguous reversal before it becomes MANUAL (rule S3: query, then an operator)."""
-    reversal_window_seconds: float = 24 * 3600.0
-    """Visa reverses a pull within 24 h of it; later it would be an adjustment."""
+    unanswered_limit_seconds: float = 47 * 3600.0
+    """How long a question that Visa does not answer is asked again before a person is shown the row (promise P1).
+
+    A day past the resend limit: an outage of Visa alone brings nobody's payouts to a person all at once, and nothing
+    waits unseen for ever.
+    """
+    compensation_inquiries_max: int = 5
+    """Answers about an ambiguous reversal or adjustment before it is MANUAL (rule S3: query, then an operator)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.resend_limit_seconds <= RESEND_LIMIT_MAX_SECONDS:
+            raise ValueError("resend_limit_seconds must be positive and at most 23 hours: Visa forgets after 24 (P3)")
+        if self.unanswered_limit_seconds < self.resend_limit_seconds:
+            raise ValueError("unanswered_limit_seconds must not be shorter than resend_limit_seconds (P1)")
+        if self.retry_budget < 1 or self.compensation_inquiries_max < 1 or self.retry_multiplier < 1:
+            raise ValueError("retry_budget, compensation_inquiries_max and retry_multiplier must be at least 1 (S7)")
+        pairs = (
+            (self.retry_base_seconds, self.retry_max_seconds),
+            (self.own_retry_base_seconds, self.own_retry_max_seconds),
+            (self.inquiry_base_seconds, self.inquiry_max_seconds),
+        )
+        if not all(0 < base <= maximum for base, maximum in pairs):
+            raise ValueError("every delay must be positive and not longer than its maximum: no retry at once (S7)")
 
     @staticmethod
     def production() -> "Schedule":
@@ -48,6 +76,8 @@ class Schedule:
         """The same code with shortened times (design: lease 8 s, horizon 8 s, skew 1 s)."""
         return Schedule(
             stage_patience_seconds=6.0,
+            own_retry_base_seconds=1.0,
+            own_retry_max_seconds=8.0,
             inquiry_base_seconds=0.5,
             inquiry_max_seconds=4.0,
             lease_seconds=8.0,
@@ -65,6 +95,14 @@ def retry_delay(schedule: Schedule, payout_id: str, refusals: int, retry_after_s
     seconds = _backoff(schedule.retry_base_seconds, schedule.retry_multiplier, schedule.retry_max_seconds, refusals)
     seconds *= _jitter(payout_id, refusals)
     return max(timedelta(seconds=seconds), asked_for(schedule, retry_after_seconds))
+
+
+def own_retry_delay(schedule: Schedule, payout_id: str, failures: int, retry_after_seconds: float | None) -> timedelta:
+    """The wait after the `failures`-th failure of the payout's own: 20, 40, 80, … 300 s ±10 %."""
+    seconds = _backoff(
+        schedule.own_retry_base_seconds, schedule.retry_multiplier, schedule.own_retry_max_seconds, failures
+    )
+    return max(timedelta(seconds=seconds * _jitter(payout_id, failures)), asked_for(schedule, retry_after_seconds))
 
 
 def asked_for(schedule: Schedule, retry_after_seconds: float | None) -> timedelta:

@@ -1,29 +1,37 @@
 """The one place that decides a payout's next step: (row, event) → (new row, what is published, the call to make).
 
 `plan` says what a driven row needs, `begin_call` writes an intent, `apply` takes everything that can happen,
-`publications` (its own module) says what a row announces. All pure; terminal states never change (only a later
-approval freezes an unpaid end, rule L2).
+`publications` (its own module) says what a row announces. All pure; terminal states never change (a later approval
+freezes an unpaid end, rule L2), except when an operator undoes what operators resolved.
 """
 
 from datetime import datetime
 
 from processors.payout.answers import apply_answer
 from processors.payout.events import (
+    COMPENSATION_CALLS,
+    MONEY_MOVING_CALLS,
     Answered,
     CallKind,
+    Cancelled,
     Confirmed,
     Event,
     Held,
     Rejected,
     Released,
+    ResolutionProposed,
+    ResolutionUndone,
+    Resolved,
     Reviewed,
     Screened,
     ScreeningVerdict,
     Unbuildable,
     Validated,
 )
-from processors.payout.next_step import begin_call, plan
-from processors.payout.row import COMPENSATION_ENDS, CompensationState, Executor, PayoutRow, PayoutState
+from processors.payout.intents import begin_call
+from processors.payout.next_step import plan
+from processors.payout.operator_actions import cancel, hold, propose_resolution, release, resolve, undo_resolution
+from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, compensation_moved, ended_unpaid, kept, moved
 
@@ -53,21 +61,17 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
         case Confirmed():
             return _confirmed(row, event, now)
         case Held():
-            if row.held:
-                return Nothing("already held")
-            return Step(kept(row, held=True, hold_reason=event.reason), "held", {"reason": event.reason})
+            return hold(row, event)
         case Released():
-            if not row.held:
-                return Nothing("not held")
-            due_at = now if _is_ours_to_drive(row) else None
-            return Step(kept(row, held=False, hold_reason=None, due_at=due_at), "released", {"by": event.actor})
-
-
-def _is_ours_to_drive(row: PayoutRow) -> bool:
-    """Whether the sweeper has anything to look for: not where a person or the originator is to act, or nobody."""
-    if row.is_terminal:
-        return row.compensation_executor is Executor.PROCESSOR and row.compensation not in COMPENSATION_ENDS
-    return row.state is not PayoutState.IN_REVIEW
+            return release(row, event, now)
+        case Cancelled():
+            return cancel(row, event, now, schedule)
+        case ResolutionProposed():
+            return propose_resolution(row, event, now, schedule)
+        case Resolved():
+            return resolve(row, event, now, schedule)
+        case ResolutionUndone():
+            return undo_resolution(row, event, now)
 
 
 def _validated(row: PayoutRow, event: Validated, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -167,15 +171,14 @@ def _reviewed(row: PayoutRow, event: Reviewed, now: datetime, schedule: Schedule
 
 
 def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Schedule) -> Step | Nothing:
-    """Before any intent the payout is known not paid; an unbuildable reversal is a person's."""
-    detail = {"reason_code": event.reason_code}
+    """Nothing was sent. Before any intent the payout is known not paid; a hand-back or a question is a person's."""
+    detail = {"reason_code": event.reason_code, "call": event.call.value}
     if event.call is CallKind.PUSH and row.state is PayoutState.CLEARED and row.first_intent_at is None:
         failed = ended_unpaid(
             row, PayoutState.FAILED, now, schedule, reason_code=event.reason_code, reason=event.reason
         )
         return Step(failed, "failed", detail)
-    ours = row.compensation_executor is Executor.PROCESSOR and row.compensation_first_intent_at is None
-    if event.call is CallKind.REVERSE and row.compensation is CompensationState.REQUIRED and ours:
+    if event.call in (CallKind.REVERSE, CallKind.ADJUST) and _has_no_hand_back_under_way(row):
         manual = compensation_moved(
             row,
             CompensationState.MANUAL,
@@ -185,15 +188,36 @@ def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Sc
             due_at=None,
         )
         return Step(manual, "compensation_manual", detail)
+    if event.call not in MONEY_MOVING_CALLS and _is_asked_about(row, event.call) and not row.held:
+        # Asked again for ever it would never be seen (P1); what is asked about may have taken effect.
+        return Step(kept(row, held=True, hold_reason=event.reason_code, due_at=None), "held_for_operator", detail)
     return Nothing("an intent exists: its answer decides")
 
 
+def _has_no_hand_back_under_way(row: PayoutRow) -> bool:
+    ours = row.compensation_executor is Executor.PROCESSOR
+    return ours and row.compensation is CompensationState.REQUIRED and not row.compensation_ambiguous
+
+
+def _is_asked_about(row: PayoutRow, call: CallKind) -> bool:
+    if call in COMPENSATION_CALLS:
+        return row.compensation is CompensationState.UNKNOWN
+    return row.state in (PayoutState.UNKNOWN, PayoutState.PENDING)
+
+
 def _confirmed(row: PayoutRow, event: Confirmed, now: datetime) -> Step | Nothing:
-    """C2: only the originator's own confirmation ends a compensation that is his to perform."""
-    if row.compensation is not CompensationState.REQUIRED or row.compensation_executor is not Executor.ORIGINATOR:
+    """C2: only the originator's own confirmation ends a compensation that is his to perform.
+
+    That he has handed the funding back is a fact that counts even after a person was called, because he had refused
+    or because Visa approved the payout after all (L2): whoever looks must see it.
+    """
+    if row.compensation_executor is not Executor.ORIGINATOR:
         return Nothing("no compensation waits for this originator (C2)")
     if event.compensation_id != compensation_id(row.payout_id):
         return Nothing("the confirmation names another compensation (C2)")
+    after_all = row.compensation is CompensationState.MANUAL and event.completed
+    if row.compensation is not CompensationState.REQUIRED and not after_all:
+        return Nothing("no compensation waits for this originator (C2)")
     state = CompensationState.COMPENSATED if event.completed else CompensationState.MANUAL
     ended = compensation_moved(
         row,

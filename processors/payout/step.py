@@ -11,10 +11,17 @@ from processors.payout.events import CallKind
 from processors.payout.row import CompensationAction, CompensationState, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 
+OUR_ACTIONS = frozenset({CompensationAction.REVERSE_FUNDS, CompensationAction.ADJUSTMENT})
+"""What we perform ourselves, by a call to Visa (rule C2)."""
+RESOLVED_PAID = "RESOLVED_PAID"
+"""The reason code of a payout that two people found paid (rule S6)."""
+RESOLVED_NOT_PAID = "RESOLVED_NOT_PAID"
+"""The reason code of a payout that two people found not paid (rule S6)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The row stays as it is; `reason` is for the log and the tests."""
+    """The row stays as it is; `reason` is for the log, the tests and the operator whose wish was refused."""
 
     reason: str
 
@@ -35,7 +42,10 @@ class RunStage:
 
 @dataclass(frozen=True, slots=True)
 class MakeCall:
-    """Begin this call next; `needs_identity` when it is the payout's first intent (rule S1)."""
+    """Begin this call next; `needs_identity` when it is a first intent with numbers of its own (rule S1).
+
+    These are the first push, and the first adjustment; a reversal repeats the numbers of its pull (rule C4).
+    """
 
     call: CallKind
     needs_identity: bool = False
@@ -57,6 +67,11 @@ class Step:
 def after(seconds: float, now: datetime) -> datetime:
     """`now` plus seconds."""
     return now + timedelta(seconds=seconds)
+
+
+def lease_is_live(row: PayoutRow, now: datetime, schedule: Schedule) -> bool:
+    """Whether a call may be under way (L3), also in the seconds by which clocks may differ."""
+    return row.lease_until is not None and now < after(schedule.clock_skew_seconds, row.lease_until)
 
 
 def moved(row: PayoutRow, state: PayoutState, now: datetime, *, announce: bool, **changes: Any) -> PayoutRow:
@@ -106,10 +121,9 @@ def ended_unpaid(
         captured_at=ended.funding_captured_at,
         reversible=ended.funding_reversible,
         now=now,
-        window_seconds=schedule.reversal_window_seconds,
     )
     manual = plan.action is CompensationAction.MANUAL
-    ours = plan.action is CompensationAction.REVERSE_FUNDS
+    ours = plan.action in OUR_ACTIONS
     return replace(
         ended,
         compensation=CompensationState.MANUAL if manual else CompensationState.REQUIRED,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from processors.payout.events import Answered, CallKind
+from processors.payout.events import COMPENSATION_CALLS, Answered, CallKind
 from processors.payout.outcome import Outcome, OutcomeKind
 from processors.payout.row import TERMINAL_STATES, FundingKind, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
@@ -88,8 +88,7 @@ def build_answer(
     **more: Any,
 ) -> Answered:
     """An answer to the row's latest attempt, asked just now unless the test says otherwise."""
-    reversal = call in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
-    latest = row.compensation_attempts if reversal else row.attempts
+    latest = row.compensation_attempts if call in COMPENSATION_CALLS else row.attempts
     outcome = Outcome(kind=kind, reason_code=more.pop("reason_code", f"TEST_{kind}"), **more)
     return Answered(call=call, attempt=latest if attempt is None else attempt, outcome=outcome, asked_at=asked_at)
 

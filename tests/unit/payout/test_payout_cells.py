@@ -10,17 +10,16 @@ import pytest
 from processors.payout.events import (
     Answered,
     CallKind,
-    Held,
     NewIdentity,
     Rejected,
-    Released,
     Reviewed,
     Screened,
     ScreeningVerdict,
+    Unbuildable,
     Validated,
 )
 from processors.payout.outcome import OutcomeKind, Refusal
-from processors.payout.row import TERMINAL_STATES, UNPAID_ENDS, CompensationState, Executor, PayoutRow, PayoutState
+from processors.payout.row import TERMINAL_STATES, UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule, resend_not_before
 from processors.payout.state_machine import apply, begin_call, plan
 from processors.payout.step import MakeCall, Nothing, RunStage, Stage, Step
@@ -41,6 +40,11 @@ def _screened(verdict: ScreeningVerdict) -> Screened:
 def _step(decision: object) -> Step:
     assert isinstance(decision, Step), decision
     return decision
+
+
+def _changes_nothing(row: PayoutRow, decision: Step | Nothing) -> bool:
+    """Nothing, or a line in the history that gives the call's lease back (L3, L9)."""
+    return isinstance(decision, Nothing) or decision.row == replace(row, version=row.version + 1)
 
 
 def _begins(row: PayoutRow, call: CallKind, now: datetime, schedule: Schedule, **given: Any) -> bool:
@@ -361,7 +365,7 @@ def test_an_answer_to_an_earlier_attempt_proves_nothing_about_the_latest(
 ) -> None:
     """S4."""
     row = make_row(state, attempts=2)
-    assert isinstance(apply(row, answer(row, call, kind, attempt=1), now, schedule), Nothing)
+    assert _changes_nothing(row, apply(row, answer(row, call, kind, attempt=1), now, schedule))
 
 
 @pytest.mark.parametrize(
@@ -450,7 +454,7 @@ def test_nothing_follows_for_a_row_that_was_held_while_the_query_was_out(
     ("changes", "reason"),
     [
         ({"first_intent_at": timedelta(hours=23)}, "UNKNOWN_PAST_RESEND_LIMIT"),
-        ({"attempts": 15, "systemic_refusals": 3}, "RESENDS_SPENT"),
+        ({"attempts": 5, "own_failures": 5}, "RESENDS_SPENT"),
     ],
 )
 def test_what_may_not_be_sent_again_waits_for_a_person(
@@ -462,15 +466,6 @@ def test_what_may_not_be_sent_again_waits_for_a_person(
     step = _step(apply(row, answer(row, CallKind.QUERY, OutcomeKind.NOT_FOUND), now, schedule))
     assert (step.row.state, step.row.held, step.row.hold_reason) == (PayoutState.UNKNOWN, True, reason)
     assert (step.follow_up, step.row.ambiguous) == (None, True)
-
-
-def test_systemic_refusals_spend_none_of_the_resends(
-    make_row: MakeRow, answer: Answer, now: datetime, schedule: Schedule
-) -> None:
-    """S7."""
-    row = make_row(PayoutState.UNKNOWN, attempts=100, systemic_refusals=99, last_intent_at=now - HOUR)
-    step = _step(apply(row, answer(row, CallKind.QUERY, OutcomeKind.NOT_FOUND), now, schedule))
-    assert step.follow_up is CallKind.PUSH
 
 
 @pytest.mark.parametrize(
@@ -569,57 +564,16 @@ def test_a_repeated_approval_does_nothing(make_row: MakeRow, answer: Answer, now
     assert isinstance(apply(row, answer(row, CallKind.PUSH, OutcomeKind.PAID), now, schedule), Nothing)
 
 
-# ---- holds
-
-
+@pytest.mark.parametrize("call", [CallKind.STATUS, CallKind.QUERY])
 @pytest.mark.parametrize("state", list(PayoutState))
-def test_hold_and_release_change_nothing_else(
-    make_row: MakeRow, now: datetime, schedule: Schedule, state: PayoutState
+def test_a_question_that_cannot_be_asked_is_a_persons(
+    make_row: MakeRow, now: datetime, schedule: Schedule, call: CallKind, state: PayoutState
 ) -> None:
-    """L12."""
+    """P1, P3: it would be tried for ever, and nobody would see it."""
     row = make_row(state)
-    held = _step(apply(row, Held("INCIDENT"), now, schedule)).row
-    assert (held.held, held.hold_reason, held.state, held.version) == (True, "INCIDENT", state, row.version + 1)
-    assert isinstance(apply(held, Held("AGAIN"), now, schedule), Nothing)
-    released = _step(apply(held, Released("operator-1"), now, schedule)).row
-    assert (released.held, released.hold_reason, released.state) == (False, None, state)
-    assert isinstance(apply(released, Released("operator-1"), now, schedule), Nothing)
-
-
-@pytest.mark.parametrize("state", list(PayoutState))
-def test_a_released_row_is_driven_only_if_there_is_something_to_do(
-    make_row: MakeRow, now: datetime, schedule: Schedule, state: PayoutState
-) -> None:
-    """K4: the sweeper would publish `payout_retry` for an ended row for ever."""
-    held = make_row(state, held=True, hold_reason="INCIDENT", due_at=None)
-    released = _step(apply(held, Released("operator-1"), now, schedule)).row
-    rests = state is PayoutState.IN_REVIEW or state in TERMINAL_STATES
-    assert (released.due_at is None) is rests
-
-
-@pytest.mark.parametrize("compensation", [CompensationState.NONE, CompensationState.RUNNING])
-def test_a_row_released_while_its_call_is_under_way_is_driven_again(
-    make_row: MakeRow, now: datetime, schedule: Schedule, compensation: CompensationState
-) -> None:
-    """P1, S2: the lease is live at the release; should its owner die, only `due_at` finds the row."""
-    paying = compensation is CompensationState.NONE
-    row = make_row(
-        PayoutState.SUBMITTING if paying else PayoutState.DECLINED,
-        compensation=compensation,
-        compensation_executor=None if paying else Executor.PROCESSOR,
-        lease_owner="worker-a/1",
-        lease_until=now + timedelta(seconds=30),
-        held=True,
-        hold_reason="INCIDENT",
-        due_at=now + timedelta(seconds=65),
-    )
-    assert _step(apply(row, Released("operator-1"), now, schedule)).row.due_at is not None
-
-
-def test_a_hold_does_not_hide_a_call_that_is_under_way(make_row: MakeRow, now: datetime, schedule: Schedule) -> None:
-    """L9: `modes set` waits for live leases; one wiped by a hold lets a call leave after it returned."""
-    row = make_row(PayoutState.SUBMITTING)
-    held = _step(apply(row, Held("INCIDENT"), now, schedule)).row
-    released = _step(apply(held, Released("operator-1"), now, schedule)).row
-    assert (held.lease_owner, held.lease_until) == (row.lease_owner, row.lease_until)
-    assert (released.lease_owner, released.lease_until) == (row.lease_owner, row.lease_until)
+    decision = apply(row, Unbuildable("REQUEST_NOT_BUILDABLE", "A field is damaged.", call), now, schedule)
+    if state not in (PayoutState.UNKNOWN, PayoutState.PENDING):
+        assert isinstance(decision, Nothing)
+        return
+    after = _step(decision).row
+    assert (after.state, after.held, after.hold_reason) == (state, True, "REQUEST_NOT_BUILDABLE")

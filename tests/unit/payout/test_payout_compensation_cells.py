@@ -158,18 +158,6 @@ def test_no_reversal_begins_unless_it_is_required(
     assert isinstance(intent, Nothing)
 
 
-def test_a_reversal_that_aged_before_it_was_sent_is_a_persons(
-    make_row: MakeRow, now: datetime, schedule: Schedule
-) -> None:
-    """C3: it does not become an adjustment."""
-    row = _reversing(make_row, CompensationState.REQUIRED, funding_captured_at=now - 24 * HOUR)
-    after = _step(plan(row, now, schedule)).row
-    assert (after.compensation, after.compensation_action) == (
-        CompensationState.MANUAL,
-        CompensationAction.REVERSE_FUNDS,
-    )
-
-
 def test_a_reversal_whose_owner_has_gone_is_unknown_and_asked_about(
     make_row: MakeRow, now: datetime, schedule: Schedule
 ) -> None:
@@ -256,7 +244,7 @@ def test_an_ambiguous_reversal_is_no_persons_while_it_may_still_take_effect(
     make_row: MakeRow, answer: Answer, now: datetime, schedule: Schedule
 ) -> None:
     """P4: whoever takes MANUAL as "do it by hand" within the horizon hands back twice."""
-    inquiries = schedule.reversal_inquiries_max
+    inquiries = schedule.compensation_inquiries_max
     row = _reversing(make_row, CompensationState.UNKNOWN, compensation_inquiries=inquiries)
     found_nothing = answer(row, CallKind.REVERSAL_QUERY, OutcomeKind.NOT_FOUND)
     after = _step(apply(row, found_nothing, now, schedule)).row
@@ -388,6 +376,28 @@ def test_the_originators_confirmation_ends_its_compensation_once(
     assert (after.compensation, after.compensation_reference) == (expected, "confirmation-1")
     assert after.announce_version == after.version
     assert isinstance(apply(after, confirmed, now, schedule), Nothing)
+
+
+@pytest.mark.parametrize("reason_code", ["ORIGINATOR_REFUSED", "APPROVED_AFTER_UNPAID_END"])
+@pytest.mark.parametrize("completed", [True, False])
+def test_that_the_originator_handed_it_back_counts_after_a_person_was_called(
+    make_row: MakeRow, now: datetime, schedule: Schedule, reason_code: str, completed: bool
+) -> None:
+    """C2, L2: whoever judges a payout that was paid after all must see that its funding went back as well."""
+    row = _originators(
+        make_row,
+        compensation=CompensationState.MANUAL,
+        compensation_reason_code=reason_code,
+        held=True,
+        hold_reason=reason_code,
+    )
+    decision = apply(row, Confirmed(compensation_id(row.payout_id), completed, "confirmation-1"), now, schedule)
+    if not completed:
+        assert isinstance(decision, Nothing)
+        return
+    after = _step(decision).row
+    assert (after.compensation, after.compensation_reference) == (CompensationState.COMPENSATED, "confirmation-1")
+    assert (after.held, after.announce_version) == (True, after.version)
 
 
 def test_a_confirmation_counts_only_for_the_compensation_it_names(

@@ -10,20 +10,27 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from processors.compensation.determine import is_past_reversal
 from processors.payout.events import (
+    COMPENSATION_CALLS,
     MONEY_MOVING_CALLS,
     Answered,
     CallKind,
+    Cancelled,
     Confirmed,
     Event,
     Held,
     NewIdentity,
     Rejected,
     Released,
+    ResolutionProposed,
+    ResolutionUndone,
+    Resolved,
     Reviewed,
     Screened,
     ScreeningVerdict,
@@ -34,6 +41,7 @@ from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.payout.publications import publications
 from processors.payout.row import (
     UNPAID_ENDS,
+    CompensationAction,
     CompensationState,
     Executor,
     FundingKind,
@@ -59,9 +67,19 @@ GATEWAY_REFUSALS = {
     "credentials": Refusal.CREDENTIALS,
     "wrong_url": Refusal.WRONG_ENDPOINT,
 }
-# What Visa does with a call that reaches it; "mute" ones take effect and answer 503.
-PUSH_FATES = ("approve", "decline", "pending", "mute_approve", "mute_decline", "unavailable", *GATEWAY_REFUSALS)
-PEOPLE = ("reviewer", "originator", "hold", "hold", "release", "release", "release", "stage", "unbuildable")
+# What Visa does with a call that reaches it; "mute" ones take effect and answer 503, "error" fails this one with 500.
+PUSH_FATES = (
+    "approve",
+    "decline",
+    "pending",
+    "mute_approve",
+    "mute_decline",
+    "unavailable",
+    "error",
+    *GATEWAY_REFUSALS,
+)
+PEOPLE = ("reviewer", "originator", "hold", "hold", "release", "release", "release", "stage", "unbuildable", "cancel")
+COMPENSATING_CALLS = (CallKind.REVERSE, CallKind.ADJUST)
 QUERY_FATES = ("truth", "truth", "lag", "unavailable", "operator", "rate")
 
 
@@ -76,6 +94,7 @@ def _refused(refusal: Refusal) -> Outcome:
 PAID = _outcome(OutcomeKind.PAID, action_code="00", transaction_identifier="381228649430015")
 DECLINED = _outcome(OutcomeKind.DECLINED, action_code="05")
 UNKNOWN = _outcome(OutcomeKind.UNKNOWN)
+ERROR = _outcome(OutcomeKind.UNKNOWN, http_status=500)
 NOT_FOUND = _outcome(OutcomeKind.NOT_FOUND)
 OPERATOR = _outcome(OutcomeKind.OPERATOR)
 PENDING = _outcome(OutcomeKind.PENDING, status_identifier="status-1")
@@ -93,6 +112,7 @@ class ModelVisa:
     def __init__(self) -> None:
         self.payments = 0
         self.reversals = 0
+        self.adjustments = 0
         self.verdict: str | None = None
         self.remembered_until: datetime | None = None
 
@@ -100,8 +120,8 @@ class ModelVisa:
         """A push arrives: refused at the gateway, recognised as a duplicate, or decided."""
         if fate in GATEWAY_REFUSALS:
             return _refused(GATEWAY_REFUSALS[fate])
-        if fate == "unavailable":
-            return UNKNOWN
+        if fate in ("unavailable", "error"):
+            return ERROR if fate == "error" else UNKNOWN
         if self.verdict is None or self.remembered_until is None or now >= self.remembered_until:
             self.remembered_until = now + VISA_REMEMBERS
             self._decide(VERDICT_OF_FATE.get(fate, "DECLINED"))
@@ -124,13 +144,31 @@ class ModelVisa:
             return _refused(GATEWAY_REFUSALS[fate])
         if fate in ("approve", "mute_approve"):
             self.reversals += 1
-        return {"approve": PAID, "decline": DECLINED, "pending": PENDING}.get(fate, UNKNOWN)
+        return self._of_hand_back(fate)
 
     def query_reversal(self, fate: str) -> Outcome:
         """Shows a reversal row if there is one; the pull's own row proves nothing (C4)."""
         if fate == "truth":
             return PAID if self.reversals else NOT_FOUND
         return self._no_truth(fate)
+
+    def adjust(self, fate: str) -> Outcome:
+        """An adjustment arrives: under numbers of its own, and each one that is approved moves money, too."""
+        if fate in GATEWAY_REFUSALS:
+            return _refused(GATEWAY_REFUSALS[fate])
+        if fate in ("approve", "mute_approve"):
+            self.adjustments += 1
+        return self._of_hand_back(fate)
+
+    def query_adjustment(self, fate: str) -> Outcome:
+        """Shows the adjustment's own row if there is one."""
+        if fate == "truth":
+            return PAID if self.adjustments else NOT_FOUND
+        return self._no_truth(fate)
+
+    @staticmethod
+    def _of_hand_back(fate: str) -> Outcome:
+        return {"approve": PAID, "decline": DECLINED, "pending": PENDING, "error": ERROR}.get(fate, UNKNOWN)
 
     @staticmethod
     def _no_truth(fate: str) -> Outcome:
@@ -171,9 +209,10 @@ class Call:
 class PayoutMachine(RuleBasedStateMachine):
     """See the module's docstring."""
 
-    def __init__(self, make_row: Callable[..., PayoutRow], start: datetime) -> None:
+    def __init__(self, make_row: Callable[..., PayoutRow], start: datetime, begins_at: tuple[str, ...]) -> None:
         super().__init__()
         self.make_row = make_row
+        self.begins_at = begins_at
         self.now = start
         self.visa = ModelVisa()
         self.row = make_row()
@@ -186,6 +225,8 @@ class PayoutMachine(RuleBasedStateMachine):
         self.not_found_version: int | None = None
         """The row version that a sufficient NOT_FOUND produced: the only one from which an ambiguous push is resent."""
         self.approval_recorded = False
+        self.proposal: tuple[ResolutionProposed, int] | None = None
+        """What the first pair of eyes said, and the row version that it made."""
         self.contradicted = False
         """Visa approved what it had declined: the one case that no rule can prevent, only freeze (L2)."""
 
@@ -197,8 +238,9 @@ class PayoutMachine(RuleBasedStateMachine):
         owned=st.sampled_from([True, True, True, False]),
         reversible=st.sampled_from([True, True, True, False]),
         expires_after=st.sampled_from([None, None, None, 600, 80_000]),
-        begins_at=st.sampled_from(["RECEIVED", "IN_REVIEW", "CLEARED", "CLEARED", "UNKNOWN", "UNKNOWN", "DECLINED"]),
+        data=st.data(),
         age_seconds=st.sampled_from([0, 100, 100, 82_600]),
+        captured_before=st.sampled_from([300, 300, 86_300, 86_300, 90_000]),
     )
     def received(
         self,
@@ -207,11 +249,15 @@ class PayoutMachine(RuleBasedStateMachine):
         owned: bool,
         reversible: bool,
         expires_after: int | None,
-        begins_at: str,
+        data: st.DataObject,
         age_seconds: int,
+        captured_before: int,
     ) -> None:
         """The first record inserted the row; the core itself has brought it to where the run begins."""
         expires_at = None if expires_after is None else self.now + timedelta(seconds=expires_after)
+        begins_at = data.draw(st.sampled_from(self.begins_at))
+        if begins_at == "DECLINED":
+            kind, captured, owned, expires_at = FundingKind.AFT, True, True, None
         stages = begins_at in ("RECEIVED", "IN_REVIEW")
         self.row = self.make_row(
             PayoutState.RECEIVED if stages else PayoutState.CLEARED,
@@ -219,7 +265,9 @@ class PayoutMachine(RuleBasedStateMachine):
             funding_captured=captured,
             receipt_owned=captured and owned,
             funding_reversible=reversible,
+            funding_captured_at=self.now - timedelta(seconds=captured_before),
             expires_at=expires_at,
+            own_failures=SCHEDULE.retry_budget - 2 if begins_at == "FAILING" else 0,
             due_at=self.now,
         )
         match begins_at:
@@ -228,6 +276,8 @@ class PayoutMachine(RuleBasedStateMachine):
                 self._apply(self._screened(ScreeningVerdict.NEEDS_REVIEW))
             case "DECLINED":
                 self._drive(0, "decline", "truth", lost="nothing")
+            case "FAILING":
+                self._drive(0, "error", "truth", lost="nothing")
             case "UNKNOWN":
                 self._drive(0, "approve", "truth", lost="request")
                 self.now += timedelta(seconds=age_seconds)
@@ -347,8 +397,49 @@ class PayoutMachine(RuleBasedStateMachine):
                 self._apply(Released("operator-1"))
             case "unbuildable":
                 self._call_cannot_be_built()
+            case "cancel":
+                self._operator_cancels()
             case _:
                 self._stage_result_arrives_again(self._stage_event(data))
+
+    @precondition(lambda self: self.visa.verdict != "PENDING")
+    @rule(proposer=st.sampled_from(["ann", "bob"]))
+    def somebody_proposes_a_resolution(self, proposer: str) -> None:
+        """An operator was told the truth by Visa's support; whether it is the last word yet, the core has to see."""
+        paid = self.visa.verdict == "APPROVED"
+        before, event = self.row, ResolutionProposed(paid, "ticket 1", proposer)
+        self._apply(event)
+        if self.row != before:
+            assert before.state in (PayoutState.UNKNOWN, PayoutState.PENDING), "S6: only what may have been paid"
+            assert self.row.held, "S6: held until a second person agrees"
+            self.proposal = (event, self.row.version)
+
+    @precondition(lambda self: self.proposal is not None)
+    @rule(approver=st.sampled_from(["ann", " Ann ", "bob", "bob", "BOB", "cy", "cy"]))
+    def somebody_approves_the_resolution(self, approver: str) -> None:
+        assert self.proposal is not None
+        before, (proposed, version) = self.row, self.proposal
+        self._apply(Resolved(proposed.paid, proposed.evidence, proposed.proposer, approver, version))
+        if self.row != before:
+            assert approver.strip().lower() != proposed.proposer, "S6: four eyes"
+            assert before.version == version, "S6: whatever happened since voids the proposal"
+
+    @precondition(lambda self: self.row.reason_code in ("RESOLVED_PAID", "RESOLVED_NOT_PAID"))
+    @rule()
+    def somebody_undoes_the_resolution(self) -> None:
+        before = self.row
+        self._apply(ResolutionUndone("dee", "the wrong ticket", before.state_version))
+        if self.row != before:
+            assert self.row.held, "P9, L12: somebody has to say how it goes on"
+            assert before.compensation in (CompensationState.NONE, CompensationState.REQUIRED)
+            assert before.compensation_executor is not Executor.ORIGINATOR, "C2: a demand cannot be taken back"
+
+    def _operator_cancels(self) -> None:
+        before = self.row
+        self._apply(Cancelled("operator-1", "the recipient called"))
+        early = (PayoutState.RECEIVED, PayoutState.VALIDATED, PayoutState.IN_REVIEW, PayoutState.CLEARED)
+        cancelled = self.row.state is PayoutState.CANCELLED and before.state is not PayoutState.CANCELLED
+        assert cancelled is (before.state in early), "S6: what is known not paid can be cancelled, nothing else"
 
     def _call_cannot_be_built(self) -> None:
         before = self.row
@@ -373,7 +464,8 @@ class PayoutMachine(RuleBasedStateMachine):
         before = self.row
         name = compensation_id(before.payout_id) if right_name else "another.compensation"
         self._apply(Confirmed(name, completed, "confirmation-1"))
-        awaited = before.compensation is CompensationState.REQUIRED
+        after_all = completed and before.compensation is CompensationState.MANUAL
+        awaited = before.compensation is CompensationState.REQUIRED or after_all
         if not (right_name and awaited and before.compensation_executor is Executor.ORIGINATOR):
             assert self.row == before, "C2: only the awaited confirmation counts"
 
@@ -439,14 +531,14 @@ class PayoutMachine(RuleBasedStateMachine):
         lease_until = self.now + timedelta(seconds=SCHEDULE.lease_seconds)
         owner = f"worker-{worker}/{len(self.calls)}"
         self.row = replace(step.row, lease_owner=owner, lease_until=lease_until)
-        reversal = kind in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
-        attempt = self.row.compensation_attempts if reversal else self.row.attempts
+        attempt = self.row.compensation_attempts if kind in COMPENSATION_CALLS else self.row.attempts
         self.calls.append(Call(kind, worker, owner, attempt, self.now, self._clock(worker), dead=not sends))
 
     def _intent(self, worker: int, seen: PayoutRow, kind: CallKind) -> Step | Nothing:
         now = self._clock(worker)
         identity = body = None
-        if kind is CallKind.PUSH and seen.first_intent_at is None:
+        first_adjustment = kind is CallKind.ADJUST and seen.compensation_first_intent_at is None
+        if first_adjustment or (kind is CallKind.PUSH and seen.first_intent_at is None):
             self.issued += 1
             identity = NewIdentity(self.issued, 100_000 + self.issued, "606012000000", now)
             body = b"body %d" % self.issued
@@ -465,6 +557,10 @@ class PayoutMachine(RuleBasedStateMachine):
                 call.reply = self.visa.reverse(fate)
             case CallKind.REVERSAL_QUERY:
                 call.reply = self.visa.query_reversal(fate)
+            case CallKind.ADJUST:
+                call.reply = self.visa.adjust(fate)
+            case CallKind.ADJUSTMENT_QUERY:
+                call.reply = self.visa.query_adjustment(fate)
             case _:
                 call.reply = self.visa.query(fate)
         self._check_visas_book()
@@ -474,7 +570,7 @@ class PayoutMachine(RuleBasedStateMachine):
         before = self.row
         event = Answered(call.kind, call.attempt, outcome, call.asked_at)
         decision = apply(before, event, self._clock(call.worker), SCHEDULE)
-        pushed = call.kind not in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
+        pushed = call.kind not in COMPENSATION_CALLS
         if pushed and outcome.kind is OutcomeKind.PAID:
             self.approval_recorded = True
         if isinstance(decision, Nothing):
@@ -489,27 +585,42 @@ class PayoutMachine(RuleBasedStateMachine):
     def _check_step(self, before: PayoutRow, step: Step, event: Event | None) -> None:
         after = step.row
         outcome = event.outcome.kind if isinstance(event, Answered) else None
-        push_answer = isinstance(event, Answered) and event.call not in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)
+        push_answer = isinstance(event, Answered) and event.call not in COMPENSATION_CALLS
         assert after.version == before.version + 1, "L2: versions rise by one"
-        self._check_end(before, after, outcome if push_answer else None)
+        self._check_end(before, after, event, outcome if push_answer else None)
+        self._check_budget(before, after, event)
         self._check_compensation(before, after, event, outcome)
         self._check_identity(before, after)
         self._check_announcements(after)
         if before.state is not after.state:
             assert after.state_version == after.version
         if before.held and not after.held:
-            assert isinstance(event, Released), "L12: only an operator releases"
+            assert isinstance(event, Released | Resolved), "L12: only operators release"
 
-    def _check_end(self, before: PayoutRow, after: PayoutRow, outcome: OutcomeKind | None) -> None:
+    def _check_budget(self, before: PayoutRow, after: PayoutRow, event: Event | None) -> None:
+        """S7: spent by nothing but an error or a refusal that was this payout's own; given back by a person."""
+        if after.own_failures < before.own_failures:
+            assert isinstance(event, Released)
+        if after.own_failures > before.own_failures:
+            assert isinstance(event, Answered)
+            own = event.outcome == ERROR or event.outcome.refusal is Refusal.REQUEST_INVALID
+            assert own, "S7: a systemic failure spends nothing"
+            assert event.call is CallKind.PUSH
+            assert after.own_failures == before.own_failures + 1
+
+    def _check_end(self, before: PayoutRow, after: PayoutRow, event: Event | None, outcome: OutcomeKind | None) -> None:
+        resolved = isinstance(event, Resolved)
         if before.is_terminal:
-            assert after.state is before.state, "a terminal state never changes"
+            undone = isinstance(event, ResolutionUndone) and after.state is PayoutState.UNKNOWN
+            assert after.state is before.state or undone, "a terminal state never changes by itself"
+            assert after.ambiguous or not undone, "S6: undone is ambiguous again"
             return
         if after.state is PayoutState.PAID:
-            assert outcome is OutcomeKind.PAID, "PAID only by an approval"
+            assert outcome is OutcomeKind.PAID or resolved, "PAID only by an approval, or by two people"
         if after.state in UNPAID_ENDS:
             assert not after.ambiguous, "P3, S6: no unpaid end while an attempt is ambiguous"
             if before.ambiguous:
-                assert outcome is OutcomeKind.DECLINED, "S6: only an answer for the identity settles it"
+                assert outcome is OutcomeKind.DECLINED or resolved, "S6: only an answer for the identity settles it"
             assert self.visa.payments == 0, "orphan: an unpaid end of a payout that Visa paid"
             assert self.visa.verdict != "PENDING", "orphan: an unpaid end of a payout that Visa may still pay"
             # What Visa has once declined it answers 94 with that decline: a resend under way changes nothing (S3).
@@ -522,6 +633,7 @@ class PayoutMachine(RuleBasedStateMachine):
         if before.state is PayoutState.UNKNOWN and after.state is not PayoutState.UNKNOWN:
             left_by = {OutcomeKind.PAID, OutcomeKind.DECLINED, OutcomeKind.PENDING, None}
             assert outcome in left_by, "S6: UNKNOWN ends by an answer"
+            assert outcome is not None or resolved or after.state is PayoutState.SUBMITTING, "S6: or by two people"
         if before.state in (PayoutState.UNKNOWN, PayoutState.PENDING) and not after.is_terminal:
             assert after.ambiguous, "S6: what was ambiguous stays so until it is answered"
 
@@ -532,12 +644,20 @@ class PayoutMachine(RuleBasedStateMachine):
             assert after.state in UNPAID_ENDS, "C1"
             assert after.funding_captured, "C1, P4"
             assert after.receipt_owned, "C1, L7"
-        if before.compensation_action is not None:
-            assert after.compensation_action is before.compensation_action, "C3: the kind never changes"
+        if before.compensation_action is not None and not isinstance(event, ResolutionUndone):
+            kind = (before.compensation_action, after.compensation_action)
+            aged = kind == (CompensationAction.REVERSE_FUNDS, CompensationAction.ADJUSTMENT)
+            adjusts = aged and before.compensation_first_intent_at is None and after.compensation_attempts == 1
+            assert kind[0] is kind[1] or adjusts, "C3: the kind never changes after the first intent"
             assert after.compensation_executor is before.compensation_executor, "C2: never both"
         if before.compensation_first_intent_at is not None:
             assert after.compensation_sealed_body == before.compensation_sealed_body, "C3: the body is fixed"
-            assert after.compensation_first_intent_at == before.compensation_first_intent_at
+            for name in ("first_intent_at", "identity_number", "systems_trace_audit_number"):
+                same = getattr(after, f"compensation_{name}") == getattr(before, f"compensation_{name}")
+                assert same, f"S1, C3: compensation_{name} is fixed for ever"
+        if after.compensation is CompensationState.MANUAL:
+            assert after.compensation_reason_code, "C1: MANUAL says why"
+            assert after.announce_version >= after.compensation_version, "C1: MANUAL is announced"
         if before.compensation is not CompensationState.COMPENSATED is after.compensation:
             confirmed = isinstance(event, Confirmed) and event.completed
             assert confirmed or outcome is OutcomeKind.PAID, "C2, C4: compensated only by proof"
@@ -570,21 +690,25 @@ class PayoutMachine(RuleBasedStateMachine):
         """P1: the core may refuse an intent for what time or people did since it was planned, for nothing else."""
         limit = timedelta(seconds=SCHEDULE.resend_limit_seconds)
         too_old = seen.first_intent_at is not None and self._clock(worker) - seen.first_intent_at >= limit
-        assert seen.held or (kind is CallKind.PUSH and too_old), "P1: an intent refused without a reason"
+        past = seen.funding_captured_at is not None and is_past_reversal(seen.funding_captured_at, self._clock(worker))
+        other_kind = (kind is CallKind.REVERSE and past) or (kind is CallKind.ADJUST and not past)
+        assert seen.held or other_kind or (kind is CallKind.PUSH and too_old), "P1: an intent refused without a reason"
 
     def _check_begin(self, kind: CallKind, begun: PayoutRow) -> None:
         before = self.row
-        if kind is CallKind.REVERSE:
+        if kind in COMPENSATING_CALLS:
             assert not before.compensation_ambiguous, "C4: never sent again while ambiguous"
             assert before.compensation is CompensationState.REQUIRED
             assert not self.approval_recorded, "L2, P4: nothing is handed back after an approval was seen"
-            assert not self._under_way(CallKind.REVERSE), "C4"
+            assert not self._under_way(*COMPENSATING_CALLS), "C4: never two at once, of whatever kind"
+            assert {call.kind for call in self.calls if call.kind in COMPENSATING_CALLS} <= {kind}, "C3: one kind"
         if kind is not CallKind.PUSH:
             return
         key = (begun.systems_trace_audit_number, begun.retrieval_reference_number, begun.sealed_body)
         self.identities.add(key)
         assert len(self.identities) == 1, "S1, S3: one identity and one body, ever"
         assert before.state in (PayoutState.CLEARED, PayoutState.UNKNOWN)
+        assert before.own_failures < SCHEDULE.retry_budget, "S7: the budget is spent"
         assert not self.approval_recorded
         if before.first_intent_at is None:
             return
@@ -596,13 +720,14 @@ class PayoutMachine(RuleBasedStateMachine):
         else:
             assert before.state is PayoutState.CLEARED, "S6"
 
-    def _under_way(self, kind: CallKind) -> bool:
-        return any(call.kind is kind and call.may_arrive(self.now) for call in self.calls)
+    def _under_way(self, *kinds: CallKind) -> bool:
+        return any(call.kind in kinds and call.may_arrive(self.now) for call in self.calls)
 
     def _check_visas_book(self) -> None:
         assert self.visa.payments <= 1, "P2: paid twice"
-        assert self.visa.reversals <= 1, "P4: compensated twice"
-        assert not (self.visa.payments and self.visa.reversals), "P4: paid and compensated"
+        handed_back = self.visa.reversals + self.visa.adjustments
+        assert handed_back <= 1, "P4: compensated twice"
+        assert not (self.visa.payments and handed_back), "P4: paid and compensated"
         if self.row.state is PayoutState.PAID:
             assert self.visa.payments == 1, "phantom"
         if self.row.state in UNPAID_ENDS and not self.contradicted:
@@ -673,15 +798,24 @@ class PayoutMachine(RuleBasedStateMachine):
             self._record(call, call.report, "no")
 
 
+LIVES = {
+    "from the request on": ("RECEIVED", "IN_REVIEW", "CLEARED", "CLEARED", "UNKNOWN", "UNKNOWN", "DECLINED"),
+    "from an ambiguous push on": ("UNKNOWN",),
+    "from failures of its own on": ("FAILING",),
+    "from a decline of captured funding on": ("DECLINED",),
+}
+
+
+@pytest.mark.parametrize("life", sorted(LIVES))
 def test_no_interleaving_pays_twice_loses_or_compensates_a_paid_payout(
-    make_row: Callable[..., PayoutRow], now: datetime
+    make_row: Callable[..., PayoutRow], now: datetime, life: str
 ) -> None:
-    """P1 to P4, with L2, L3, L12, K2, K3, S1 to S6, C1 to C4, R1."""
+    """P1 to P4, with L2, L3, L12, K2, K3, S1 to S7, C1 to C4, R1."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: PayoutMachine(make_row, now),
+        lambda: PayoutMachine(make_row, now, LIVES[life]),
         settings=settings(
             max_examples=300,
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),

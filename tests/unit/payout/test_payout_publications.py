@@ -81,6 +81,27 @@ def test_compensations_fit_their_contracts(
     assert events[0].record["compensation_required"] is True
 
 
+@pytest.mark.parametrize(("pulled_hours_ago", "announced"), [(23, "REVERSE_FUNDS"), (25, "ADJUSTMENT")])
+def test_a_demand_says_for_ever_what_it_said_and_the_result_what_was_done(
+    make_row: MakeRow, now: datetime, pulled_hours_ago: int, announced: str
+) -> None:
+    """K3, C3: a reversal that aged before its first intent was adjusted instead."""
+    ended_at = now - timedelta(hours=2)
+    row = _compensated(
+        make_row,
+        PayoutState.DECLINED,
+        CompensationState.COMPENSATED,
+        state_at=ended_at,
+        funding_captured_at=ended_at - timedelta(hours=pulled_hours_ago),
+        compensation_action=CompensationAction.ADJUSTMENT,
+        compensation_reference="381228649430015",
+    )
+    _, demand, result = publications(row)
+    assert demand.record["action"] == announced
+    assert (result.record["action"], result.record["transaction_identifier"]) == ("ADJUSTMENT", "381228649430015")
+    assert all(_encoded(event) for event in publications(row))
+
+
 def test_a_row_with_nothing_optional_still_fits(make_row: MakeRow) -> None:
     """P8: a missing fact never stops a publish."""
     bare = {"reason_code": None, "reason": None, "policy_version": None, "funding_reference": None}
