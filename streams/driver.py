@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from ledger.interface import Change, CommitUnknown, Ledger, LedgerUnavailable, NotBegun
 from processors.payout import state_machine
-from processors.payout.events import Answered, CallKind, Event, Unbuildable
+from processors.payout.events import COMPENSATION_CALLS, Answered, CallKind, Event, Unbuildable
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
@@ -72,12 +72,15 @@ class Driver:
     ) -> PayoutRow:
         """Run what the row needs until nothing more can be done now, and announce where it stands.
 
-        `work` limits what this agent does; `opened` is the request, where the caller has it open already. Raises
+        `work` limits what this agent does; `opened` is the request, where the caller has it open already. An agent of
+        one stage waits while calls to Visa are paused, so that the rest waits in its topic; whoever drives all the work
+        of a row came by its schedule and leaves it to that. Raises
         LedgerUnavailable, CommitUnknown and the publisher's errors: the caller pauses and drives again from what the
         ledger then says.
         """
+        patient = frozenset(work) != ALL_WORK
         for _ in range(STEPS_MAX):
-            row, more = await self._next(row, work, opened)
+            row, more = await self._next(row, work, opened, patient=patient)
             if not more:
                 break
         else:
@@ -114,7 +117,9 @@ class Driver:
             row = await self._again(row.payout_id)
         raise LedgerUnavailable("a row changed faster than it could be read; it is driven again later")
 
-    async def _next(self, row: PayoutRow, work: Collection[Work], opened: OpenRequest | None) -> tuple[PayoutRow, bool]:
+    async def _next(
+        self, row: PayoutRow, work: Collection[Work], opened: OpenRequest | None, *, patient: bool
+    ) -> tuple[PayoutRow, bool]:
         """One step further: the row as it is then, and whether this drive goes on."""
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
@@ -123,15 +128,21 @@ class Driver:
             case Step() as step if kind in work:
                 return await self._commit(row, step) or await self._again(row.payout_id), True
             case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:
-                return await self._call(self._calls, row, call, first=first)
+                return await self._call(self._calls, row, call, first=first, patient=patient)
             case _:
                 return row, False
 
     async def _call(
-        self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False
+        self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False, patient: bool = False
     ) -> tuple[PayoutRow, bool]:
         """Intent committed → call → outcome committed (rule S2). Then the drive ends: the row has its schedule."""
-        async with calls.permit():
+        async with calls.permit(call, patient=patient) as permit:
+            if permit is None:
+                return row, False
+            if permit.waited:
+                row = await self._again(row.payout_id)
+                if state_machine.plan(row, self.clock(), self.schedule) != MakeCall(call, first):
+                    return row, True
             try:
                 prepared = await calls.prepare(row, call, first=first)
             except CallNotBuildable as error:
@@ -153,8 +164,8 @@ class Driver:
                 lost = begun is NotBegun.LOST
                 return (await self._again(row.payout_id) if lost else row), lost
             self._moved(begun, step)
-            outcome = await calls.make(begun, call, prepared, deadline)
-        attempt = begun.compensation_attempts if _is_reversal(call) else begun.attempts
+            outcome = await calls.make(begun, call, prepared, deadline, permit)
+        attempt = begun.compensation_attempts if call in COMPENSATION_CALLS else begun.attempts
         row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at), owner)
         if follow_up is not None:
             return await self._call(calls, row, follow_up)
@@ -216,7 +227,3 @@ class Driver:
         if row is None:
             raise LedgerUnavailable("a row that existed cannot be read: is this the same database?")
         return row
-
-
-def _is_reversal(call: CallKind) -> bool:
-    return call in (CallKind.REVERSE, CallKind.REVERSAL_QUERY)

@@ -12,7 +12,6 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from ledger.interface import Ledger, LedgerError
-from streams.gate import Gate
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -31,14 +30,14 @@ class HealthServer:
         port: int,
         port_file: Path | None,
         ledger: Ledger,
-        gate: Gate,
+        paused_for: Callable[[], tuple[str, ...]],
         metrics: Metrics,
         assignment: Callable[[], list[str]],
         refresh: Callable[[], None],
     ) -> None:
         self._host, self._port, self._port_file = host, port, port_file
         self._ledger = ledger
-        self._gate = gate
+        self._paused_for = paused_for
         self._metrics = metrics
         self._assignment = assignment
         self._refresh = refresh
@@ -75,16 +74,16 @@ class HealthServer:
 
     async def _critical(self, _: web.Request) -> web.Response:
         database = await _checked(self._database())
-        ready = database["status"] == "ok" and not self._gate.reasons
+        ready = database["status"] == "ok" and not self._paused_for()
         return _json({"status": "ok" if ready else "failing", "database": database}, 200 if ready else 503)
 
     async def _detailed(self, _: web.Request) -> web.Response:
         database = await _checked(self._database())
-        ready = database["status"] == "ok" and not self._gate.reasons
+        ready = database["status"] == "ok" and not self._paused_for()
         detail = {
             "status": "ok" if ready else "failing",
             "database": database,
-            "paused_for": list(self._gate.reasons),
+            "paused_for": list(self._paused_for()),
             "assigned_partitions": self._assignment(),
         }
         return _json(detail, 200 if ready else 503)

@@ -20,6 +20,8 @@ SWEEP_EVERY_SECONDS = 0.5
 """Due payouts are late by at most about this much."""
 BATCH_MAX = 200
 """Rows a pass: bounds the burst on payout_retry; what is left is due in the next pass."""
+TRICKLE_MAX = 10
+"""Rows a pass while calls to Visa pause: enough to probe and to go on with what needs no call, no burst for nothing."""
 LAG_EXPLAINS_AGE_FROM = 1000
 """Records. Under steady traffic a little lag never ends: it must not starve a row whose stage event was lost."""
 OUTSTANDING_MAX = 1000
@@ -52,8 +54,10 @@ class Sweeper:
         clock: Clock,
         metrics: Metrics,
         is_paused: Callable[[], bool] = lambda: False,
+        is_visa_paused: Callable[[], bool] = lambda: False,
     ) -> None:
         self._is_paused = is_paused
+        self._is_visa_paused = is_visa_paused
         self._ledger = ledger
         self._publisher = publisher
         self._announcer = announcer
@@ -83,7 +87,8 @@ class Sweeper:
             moved += await self._announced(silent)
         if self._is_paused() or await self._lag_of("payout_retry") > OUTSTANDING_MAX:
             return moved
-        due = await self._ledger.due(BATCH_MAX, self._schedule.lease_seconds + self._schedule.clock_skew_seconds)
+        drives_max = TRICKLE_MAX if self._is_visa_paused() else BATCH_MAX
+        due = await self._ledger.due(drives_max, self._schedule.lease_seconds + self._schedule.clock_skew_seconds)
         waiting = {row.state for row in due if row.untouched}
         lagging = {state for state in waiting if await self._is_lagging(state)}
         for row in due:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ledger.interface import Ledger
 from processors.money import MoneyError, decimal_string
 from processors.payout.events import CallKind, NewIdentity
-from processors.payout.outcome import STAGE_STOPPING_REFUSALS, Outcome, OutcomeKind
+from processors.payout.outcome import Outcome
 from processors.payout.row import PayoutRow
 from processors.personal_data import Address, Card, PersonalData
 from processors.personal_data import Party as PersonalParty
@@ -30,6 +30,8 @@ from processors.visa.requests import (
     SubmissionProfile,
     TokenReference,
     VisaRequest,
+    adjust_funds,
+    adjust_funds_again,
     push_funds,
     push_funds_again,
     reverse_funds,
@@ -39,19 +41,18 @@ from processors.visa.requests import (
 )
 from processors.visa.transport import VisaDirectClient
 from streams.clock import Clock
-from streams.gate import Gate
 from streams.keys import Keys
 from streams.metrics import Metrics
 from streams.stages import StageRunner
+from streams.visa_pause import Lane, Turn, VisaPauses
 
 log = logging.getLogger(__name__)
 
 BODY_PURPOSE = "submission_body"
 REVERSAL_PURPOSE = "reversal_body"
+ADJUSTMENT_PURPOSE = "adjustment_body"
 LEASE_MARGIN_SECONDS = 1.0
 """The call's deadline is this much shorter than its lease: the database's clock may run a little faster than ours."""
-STAGE_STOP_SECONDS = 5.0
-"""How long a stage waits after credentials or a URL were refused before one payout tries again (rule S7)."""
 
 
 class CallNotBuildable(Exception):
@@ -75,6 +76,16 @@ class Prepared:
     """Whose numbers a query asked for: rows that carry others are noticed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A place among the calls in flight, and the lane's turn."""
+
+    lane: Lane
+    turn: Turn
+    waited: bool
+    """The lane was paused meanwhile: what was read before may be hours old."""
+
+
 class VisaCalls:
     """The only way from a row to Visa. One pooled client a worker."""
 
@@ -86,7 +97,7 @@ class VisaCalls:
         *,
         profile: SubmissionProfile,
         keys: Keys,
-        gate: Gate,
+        pauses: VisaPauses,
         calls_max: int,
         clock: Clock,
         metrics: Metrics,
@@ -96,17 +107,33 @@ class VisaCalls:
         self._stages = stages
         self._profile = profile
         self._sealer = keys.sealer
-        self._gate = gate
+        self.pauses = pauses
         self._permits = asyncio.Semaphore(calls_max)
         self._clock = clock
         self._metrics = metrics
-        self._stopped: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
-        """A place among the calls in flight, taken before the lease (rule S7)."""
-        async with self._permits:
-            yield
+    async def permit(self, call: CallKind, *, patient: bool) -> AsyncIterator[Permit | None]:
+        """A place among the calls in flight, taken before the lease (rule S7).
+
+        While this kind of call is paused a patient caller waits for it; another gets None at once, as does everybody
+        when the worker stops.
+        """
+        lane = self.pauses.lane(call)
+        waited = False
+        while True:
+            async with self._permits:
+                turn = lane.enter()
+                if turn is not None:
+                    try:
+                        yield Permit(lane, turn, waited)
+                    finally:
+                        lane.leave(turn)
+                    return
+            waited = True  # outside the semaphore: who waits takes no place from a call of another lane
+            if not (patient and await lane.wait()):
+                yield None
+                return
 
     def deadline(self, lease_seconds: float) -> Deadline:
         """Counted from before the lease statement is sent (rule L3)."""
@@ -128,12 +155,18 @@ class VisaCalls:
                     return await self._reverse(row)
                 case CallKind.REVERSAL_QUERY:
                     return await self._reversal_query(row)
+                case CallKind.ADJUST:
+                    return await self._adjust(row)
+                case CallKind.ADJUSTMENT_QUERY:
+                    return await self._adjustment_query(row)
         except RequestInvalid as error:
             raise CallNotBuildable("REQUEST_NOT_BUILDABLE", str(error)) from None
         except MoneyError as error:
             raise CallNotBuildable("AMOUNT_NOT_EXPRESSIBLE", str(error)) from None
 
-    async def make(self, row: PayoutRow, call: CallKind, prepared: Prepared, deadline: Deadline) -> Outcome:
+    async def make(
+        self, row: PayoutRow, call: CallKind, prepared: Prepared, deadline: Deadline, permit: Permit
+    ) -> Outcome:
         """Send and judge. Never raises for what the network or Visa does."""
         begun = time.monotonic()
         exchange = await self._client.send(prepared.request, deadline)
@@ -153,33 +186,12 @@ class VisaCalls:
                 "visa_correlation_id": outcome.visa_correlation_id,
             },
         )
-        self._stop_stage_if_told(outcome)
+        permit.lane.conclude(permit.turn, outcome)
         return outcome
 
     async def close(self) -> None:
         """Close the client's connections."""
-        for task in self._stopped:
-            task.cancel()
         await self._client.aclose()
-
-    def _stop_stage_if_told(self, outcome: Outcome) -> None:
-        """Credentials and wrong URLs fail every payout alike: new work waits, nothing is spent (rules K5, S7)."""
-        refused = outcome.kind is OutcomeKind.REFUSED and outcome.refusal in STAGE_STOPPING_REFUSALS
-        # In TLS 1.3 a refused client certificate shows only after the request was sent (S4).
-        refused_late = outcome.kind is OutcomeKind.UNKNOWN and outcome.systemic
-        if not refused and not refused_late:
-            return
-        log.critical("the stage stops", extra={"refusal": outcome.refusal, "reason_code": outcome.reason_code})
-        task = asyncio.create_task(self._close_gate(f"visa:{outcome.refusal or outcome.reason_code}"))
-        self._stopped.add(task)
-        task.add_done_callback(self._stopped.discard)
-
-    async def _close_gate(self, reason: str) -> None:
-        self._gate.close(reason)
-        try:
-            await asyncio.sleep(STAGE_STOP_SECONDS)
-        finally:
-            self._gate.open(reason)
 
     async def _first_push(self, row: PayoutRow) -> Prepared:
         request, opened = await self._stages.open(row)
@@ -187,13 +199,7 @@ class VisaCalls:
         identity = identity_from_sequence(number, self._clock())
         built = _push(self._profile, identity, row, request, opened)
         body = _body(built)
-        new = NewIdentity(
-            number,
-            identity.systems_trace_audit_number,
-            identity.retrieval_reference_number,
-            identity.first_intent_at,
-        )
-        return Prepared(built, new, self._sealer.seal(body, BODY_PURPOSE, row.payout_id))
+        return Prepared(built, _new_identity(number, identity), self._sealer.seal(body, BODY_PURPOSE, row.payout_id))
 
     def _push_again(self, row: PayoutRow) -> Prepared:
         """S3: what is sent again is the same plaintext under the same identity."""
@@ -222,36 +228,81 @@ class VisaCalls:
                 body, payout_id=row.payout_id, correlation_id=_correlation(row), paths=self._profile.paths
             )
             return Prepared(again)
-        request, opened = await self._stages.open(row)
-        funding = _funding_transaction(request.funding.aft)
-        card = opened.funding_card
-        aft = request.funding.aft
-        if not isinstance(card, Card) or aft is None or aft.amount is None:
-            raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its card or amount")
+        pull = await self._pull(row)
         built = reverse_funds(
             self._profile,
-            funding,
+            pull.funding,
             payout_id=row.payout_id,
-            amount=decimal_string(aft.amount.amount_minor, aft.amount.currency),
-            currency=aft.amount.currency,
-            sender_card=card.number,
+            amount=pull.amount,
+            currency=pull.currency,
+            sender_card=pull.card,
             first_intent_at=self._clock(),
             correlation_id=_correlation(row),
         )
-        body = _body(built)
-        return Prepared(built, None, self._sealer.seal(body, REVERSAL_PURPOSE, row.payout_id))
+        return Prepared(built, None, self._sealer.seal(_body(built), REVERSAL_PURPOSE, row.payout_id))
 
     async def _reversal_query(self, row: PayoutRow) -> Prepared:
-        request, _ = await self._stages.open(row)
-        funding = _funding_transaction(request.funding.aft)
-        asked = transaction_query(
-            funding, funding.acquiring_bin, correlation_id=_correlation(row), paths=self._profile.paths
+        pull = await self._pull(row)
+        return self._hand_back_query(row, pull, pull.funding)
+
+    async def _adjust(self, row: PayoutRow) -> Prepared:
+        if row.compensation_sealed_body is not None:
+            body = self._sealer.open(row.compensation_sealed_body, ADJUSTMENT_PURPOSE, row.payout_id)
+            again = adjust_funds_again(
+                body, payout_id=row.payout_id, correlation_id=_correlation(row), paths=self._profile.paths
+            )
+            return Prepared(again)
+        pull = await self._pull(row)
+        number, identity = await self._identity_unlike(pull.funding)
+        built = adjust_funds(
+            self._profile,
+            identity,
+            pull.funding,
+            payout_id=row.payout_id,
+            amount=pull.amount,
+            currency=pull.currency,
+            sender_card=pull.card,
+            sender_reference=row.sender_reference,
+            correlation_id=_correlation(row),
         )
-        pulled = request.funding.aft.amount if request.funding.aft else None
-        if pulled is None:
-            raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its amount")
-        money = (decimal_string(pulled.amount_minor, pulled.currency), pulled.currency)
-        return Prepared(asked, expected_money=money, traced=funding)
+        sealed = self._sealer.seal(_body(built), ADJUSTMENT_PURPOSE, row.payout_id)
+        return Prepared(built, _new_identity(number, identity), sealed)
+
+    async def _adjustment_query(self, row: PayoutRow) -> Prepared:
+        return self._hand_back_query(row, await self._pull(row), _adjustment_identity(row))
+
+    def _hand_back_query(self, row: PayoutRow, pull: "_Pull", traced: Identity | FundingTransaction) -> Prepared:
+        asked = transaction_query(
+            traced, pull.funding.acquiring_bin, correlation_id=_correlation(row), paths=self._profile.paths
+        )
+        return Prepared(asked, expected_money=(pull.amount, pull.currency), traced=traced)
+
+    async def _identity_unlike(self, funding: FundingTransaction) -> tuple[int, Identity]:
+        """The next number; one more where its STAN happens to be the pull's, which an adjustment must not repeat."""
+        while True:
+            number = await self._ledger.issue_identity_number()
+            identity = identity_from_sequence(number, self._clock())
+            if identity.systems_trace_audit_number != funding.systems_trace_audit_number:
+                return number, identity
+
+    async def _pull(self, row: PayoutRow) -> "_Pull":
+        request, opened = await self._stages.open(row)
+        funding = _funding_transaction(request.funding.aft)
+        card, aft = opened.funding_card, request.funding.aft
+        if not isinstance(card, Card) or aft is None or aft.amount is None:
+            raise CallNotBuildable("REVERSAL_FACTS_MISSING", "the card pull lacks its card or amount")
+        amount = decimal_string(aft.amount.amount_minor, aft.amount.currency)
+        return _Pull(funding, card.number, amount, aft.amount.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    """The card pull that funded a payout, as far as handing it back must repeat it."""
+
+    funding: FundingTransaction
+    card: CardNumber
+    amount: str
+    currency: str
 
 
 def _judge(row: PayoutRow, call: CallKind, prepared: Prepared, exchange: Exchange) -> Outcome:
@@ -267,6 +318,10 @@ def _judge(row: PayoutRow, call: CallKind, prepared: Prepared, exchange: Exchang
             return judge.outcome_of_reversal(exchange)
         case CallKind.REVERSAL_QUERY:
             return judge.outcome_of_reversal_query(exchange, amount, currency, transaction=prepared.traced)
+        case CallKind.ADJUST:
+            return judge.outcome_of_adjustment(exchange)
+        case CallKind.ADJUSTMENT_QUERY:
+            return judge.outcome_of_adjustment_query(exchange, amount, currency, transaction=prepared.traced)
 
 
 def _push(
@@ -318,6 +373,19 @@ def _identity(row: PayoutRow) -> Identity:
     if row.identity_number is None or row.first_intent_at is None:
         raise CallNotBuildable("IDENTITY_MISSING", "a query needs the identity of the first intent")
     return identity_from_sequence(row.identity_number, row.first_intent_at)
+
+
+def _adjustment_identity(row: PayoutRow) -> Identity:
+    number, first_intent_at = row.compensation_identity_number, row.compensation_first_intent_at
+    if number is None or first_intent_at is None:
+        raise CallNotBuildable("IDENTITY_MISSING", "a query needs the identity of the adjustment's first intent")
+    return identity_from_sequence(number, first_intent_at)
+
+
+def _new_identity(number: int, identity: Identity) -> NewIdentity:
+    return NewIdentity(
+        number, identity.systems_trace_audit_number, identity.retrieval_reference_number, identity.first_intent_at
+    )
 
 
 def _body(request: VisaRequest) -> bytes:

@@ -41,6 +41,7 @@ class Operation(StrEnum):
     TRANSACTION_QUERY = "transaction_query"
     REVERSE_FUNDS = "reverse_funds"
     REVERSE_FUNDS_STATUS = "reverse_funds_status"
+    ADJUSTMENT = "adjustment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ A reversal is judged like a push and a query, but 94 proves nothing: it shares S
 with the card pull it undoes, so a duplicate may be the pull's (rule C4). Its query looks at SALES REVERSAL rows; a
 query that shows only the pull, SALES DRAFT, is NOT_FOUND. PAID then means that the reversal took effect.
 
+An adjustment is judged like a reversal, but it has numbers of its own: every row under them is its own, and no row
+of the pull belongs there. It has no status URL, so 202 and 303 are UNKNOWN: only its query can tell more.
+
 REFUSED is definite for its own attempt only; whether an earlier one is ambiguous the row knows (rule S6).
 """
 
@@ -64,8 +67,8 @@ from processors.visa.exchange import Answered, Exchange, Failed, FailureCause
 from processors.visa.fields import is_status_identifier
 
 __all__ = [
-    "outcome_of_push", "outcome_of_query", "outcome_of_reversal", "outcome_of_reversal_query",
-    "outcome_of_reversal_status", "outcome_of_status",
+    "outcome_of_adjustment", "outcome_of_adjustment_query", "outcome_of_push", "outcome_of_query",
+    "outcome_of_reversal", "outcome_of_reversal_query", "outcome_of_reversal_status", "outcome_of_status",
 ]  # fmt: skip
 
 # A server that asks for more than an hour is asked again after one: funds are waiting.
@@ -76,6 +79,8 @@ LARGEST_NUMBER_READ: Final = 10**19
 PUSH_TYPE: Final = "CRED VOUCHER"
 PULL_TYPE: Final = "SALES DRAFT"
 REVERSAL_TYPE: Final = "SALES REVERSAL"
+# Visa documents none for an adjustment. It calls one a reversal of the pull without the 24 hours, and it is a credit.
+ADJUSTMENT_TYPES: Final = frozenset({REVERSAL_TYPE, "CRED VOUCHER"})
 # Gateway codes that speak of credentials, not of the request (Visa's error pages and measurements of 9125).
 CREDENTIAL_CODES: Final = frozenset({"9123", "9124", "9125", "9209"})
 
@@ -166,6 +171,29 @@ def outcome_of_reversal_query(
         return about.outcome(OutcomeKind.NOT_FOUND, "QUERY_SHOWS_ONLY_THE_PULL")
     expected = _Expected(Decimal(expected_amount), expected_currency, transaction)
     return _of_rows(about, reversals, expected, _reversal_code)
+
+
+def outcome_of_adjustment(exchange: Exchange) -> Outcome:
+    """What the answer to an adjustment, or the lack of one, has proven; PAID: the adjustment took effect.
+
+    A duplicate proves nothing, as for a reversal: Visa documents no duplicate key for adjustments (rules S3, C4).
+    """
+    if isinstance(exchange, Answered) and exchange.status in (202, 303):
+        return _About(exchange).http(OutcomeKind.UNKNOWN)
+    return _of_submission(exchange, _reversal_code)
+
+
+def outcome_of_adjustment_query(
+    exchange: Exchange, expected_amount: str, expected_currency: str, *, transaction: _Traced | None = None
+) -> Outcome:
+    """What a query under an adjustment's own numbers says about it (rules S3, C4)."""
+    rows = _rows(exchange)
+    if isinstance(rows, Outcome):
+        return rows
+    about = _About(exchange)
+    if any(_type_of(row) is not None and _type_of(row) not in ADJUSTMENT_TYPES for row in rows):
+        return about.outcome(OutcomeKind.OPERATOR, "QUERY_TYPE_MISMATCH")
+    return _of_rows(about, rows, _Expected(Decimal(expected_amount), expected_currency, transaction), _reversal_code)
 
 
 # --- one answer ---------------------------------------------------------------------------------------------------

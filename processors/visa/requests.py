@@ -4,6 +4,7 @@
     status              GET   what became of a POST that was answered with 202 or 303
     transaction_query   GET   what Visa knows under a STAN and an RRN
     reverse_funds       POST  an AFTR, which gives back the card pull that funded a payout
+    adjust_funds        POST  an adjustment, which gives it back once it is too old for an AFTR
 
 A body is canonical JSON in clear. It is persisted (encrypted) with the intent and resent byte for byte through
 `push_funds_again`; the transport wraps it in a fresh JWE for each attempt (rule S3).
@@ -33,8 +34,8 @@ from processors.visa.identity import Identity, Operation, client_transaction_id
 
 __all__ = [
     "VISA_PATHS", "CardAcceptor", "FundingTransaction", "Party", "Paths", "Recipient", "RequestInvalid",
-    "SubmissionProfile", "TokenReference", "TracedTransaction", "VisaRequest", "push_funds", "push_funds_again",
-    "reverse_funds", "reverse_funds_again", "status", "transaction_query",
+    "SubmissionProfile", "TokenReference", "TracedTransaction", "VisaRequest", "adjust_funds", "adjust_funds_again",
+    "push_funds", "push_funds_again", "reverse_funds", "reverse_funds_again", "status", "transaction_query",
 ]  # fmt: skip
 
 # businessApplicationId values that move a person's money; Visa asks more of them (published code tables).
@@ -45,6 +46,10 @@ DISBURSEMENTS: Final = frozenset({"FD", "GD", "GP", "LO", "MD", "OG", "PD"})
 PURPOSE_COUNTRIES: Final = frozenset({"ARG", "BGD", "EGY", "IND"})
 PURPOSE_EXEMPT: Final = frozenset({"CI", "CO", "MP"})
 NORTH_AMERICA: Final = frozenset({"USA", "CAN"})
+# Visa's OpenAPI on adjustments: 2140 is an AFT's, 22 credits; and its samples' way of a card that is not present.
+ADJUSTS_A_PULL: Final = 2140
+ADJUSTMENT_CREDIT: Final = 22
+NOT_PRESENT: Final[dict[str, JsonValue]] = {"panEntryMode": "01", "posConditionCode": "00"}
 # The query answers with few fields unless asked; amount and originalActionCode decide between paid and unpaid.
 QUERY_FIELDS: Final = (
     "statusCode,acquiringBin,actionCode,originalActionCode,approvalCode,responseCode,transactionIdentifier,"
@@ -59,6 +64,7 @@ class Paths:
     push_funds: str = "/visadirect/fundstransfer/v1/pushfundstransactions"
     reverse_funds: str = "/visadirect/fundstransfer/v1/reversefundstransactions"
     transaction_query: str = "/visadirect/v1/transactionquery"
+    adjustment: str = "/visadirect/v1/adjustment"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -279,7 +285,7 @@ def transaction_query(
     correlation_id: str | None = None,
     paths: Paths = VISA_PATHS,
 ) -> VisaRequest:
-    """Everything that Visa knows under the STAN and RRN of an OCT, or of an AFT whose reversal is in question."""
+    """Everything that Visa knows under the STAN and RRN of an OCT, of an adjustment, or of a reversal's AFT."""
     trace_number = digits("stan", str(transaction.systems_trace_audit_number).zfill(6), 6, 6)
     query = (
         ("acquiringBIN", digits("acquiringBIN", acquiring_bin, 6, 11)),
@@ -340,6 +346,55 @@ def reverse_funds_again(
 ) -> VisaRequest:
     """The reversal from its persisted body, for an intent whose earlier attempts were all refused (rules S4, C4)."""
     return _post(Operation.REVERSE_FUNDS, paths.reverse_funds, body, payout_id, correlation_id)
+
+
+def adjust_funds(
+    profile: SubmissionProfile,
+    identity: Identity,
+    funding: FundingTransaction,
+    *,
+    payout_id: str,
+    amount: str,
+    currency: str,
+    sender_card: CardNumber,
+    sender_reference: str,
+    correlation_id: str | None = None,
+) -> VisaRequest:
+    """The adjustment that credits what a card pull took, at any age of the pull.
+
+    Visa's OpenAPI: STAN and RRN must differ from the pull's, the transaction identifier must be the pull's. Nothing
+    there names a duplicate key, so an adjustment that may have arrived is never sent again (rule S3). Raises
+    RequestInvalid, which names the field.
+    """
+    category = required("merchantCategoryCode", profile.merchant_category_code, "an adjustment must carry it")
+    if identity.retrieval_reference_number == funding.retrieval_reference_number:
+        raise RequestInvalid("retrievalReferenceNumber", "must differ from the card pull's")
+    if identity.systems_trace_audit_number == funding.systems_trace_audit_number:
+        raise RequestInvalid("systemsTraceAuditNumber", "must differ from the card pull's")
+    document: dict[str, JsonValue] = {
+        **_transaction(profile, identity, profile.business_application_id),
+        "acquiringBin": number("acquiringBin", funding.acquiring_bin, 6, 11),
+        "amount": amount_literal("amount", amount, currency),
+        "senderCurrencyCode": currency,
+        "localTransactionDateTime": _local_time(identity.first_intent_at),
+        "merchantCategoryCode": number("merchantCategoryCode", category, 4, 4),
+        "messageReasonCode": ADJUSTS_A_PULL,
+        "transactionTypeCode": ADJUSTMENT_CREDIT,
+        "pointOfServiceData": NOT_PRESENT,
+        "senderPrimaryAccountNumber": sender_card.reveal(),
+        "senderReference": alphanumeric("senderReference", sender_reference, 1, 16),
+        "transactionIdentifier": transaction_identifier("transactionIdentifier", funding.transaction_identifier),
+    }
+    return adjust_funds_again(
+        json_text(document).encode("ascii"), payout_id=payout_id, correlation_id=correlation_id, paths=profile.paths
+    )
+
+
+def adjust_funds_again(
+    body: bytes, *, payout_id: str, correlation_id: str | None = None, paths: Paths = VISA_PATHS
+) -> VisaRequest:
+    """The adjustment from its persisted body, only for an intent whose earlier attempts were all refused (rule S3)."""
+    return _post(Operation.ADJUSTMENT, paths.adjustment, body, payout_id, correlation_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,11 @@ import json
 import shutil
 import tempfile
 import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sandbox.servers.processes import (
     LOOPBACK,
@@ -19,6 +23,9 @@ from sandbox.servers.processes import (
 # It makes five key pairs at its first start.
 READY_SECONDS = 60.0
 STOP_SECONDS = 5.0
+# On two cores with three brokers starting beside it.
+ADMIN_SECONDS = 10.0
+ADMIN_ERROR_BYTES_MAX = 500
 # Variable of the worker's settings, and the file of `credentials/client` it names.
 CREDENTIAL_FILES = {
     "VISA_CA_PATH": "ca.pem",
@@ -89,6 +96,40 @@ class VisaStandIn:
             "VISA_MLE_KEY_ID": words["mle_key_id"],
             **{variable: str(client / name) for variable, name in CREDENTIAL_FILES.items()},
         }
+
+    def put_faults(self, plan: Mapping[str, Any]) -> None:
+        """Replace the fault plan (see sandbox/visa_direct/README.md). Raises ServerError if it is refused."""
+        self.admin("PUT", "/sandbox/faults", plan)
+
+    def fault_report(self) -> dict[str, Any]:
+        """The plan in force, and how often each fault has fired."""
+        return self.admin("GET", "/sandbox/faults")
+
+    def clear_faults(self) -> None:
+        """Answer as Visa does on a good day."""
+        self.admin("DELETE", "/sandbox/faults")
+
+    def record_funding(self, funding: Mapping[str, Any]) -> None:
+        """Record a card pull that an originator is supposed to have made; the same again changes nothing."""
+        self.admin("POST", "/sandbox/funding", funding)
+
+    def admin(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One request to the controls, directly; the decoded answer. Raises ServerError if it is refused."""
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            self.admin_url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"content-type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=ADMIN_SECONDS) as answer:  # noqa: S310 - loopback
+                return dict(json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                why = error.read(ADMIN_ERROR_BYTES_MAX).decode("utf-8", "replace")
+            raise ServerError(f"the Visa Direct stand-in refused {method} {path}: {why}") from error
+        except OSError as error:
+            raise ServerError(f"the Visa Direct stand-in's controls do not answer: {error}") from error
 
     def start(self, *, cancel: threading.Event | None = None) -> None:
         """Start it, on the same port as before if there was one, and wait until it says it is ready.

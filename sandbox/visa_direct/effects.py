@@ -1,4 +1,4 @@
-"""What a push or a reversal does to the ledger: decided in one place, inside the writer's transaction."""
+"""What a push, a reversal or an adjustment does to the ledger: decided in one place, in the writer's transaction."""
 
 import json
 import secrets
@@ -32,10 +32,11 @@ _IDENTIFIER_STEP: Final = 6_180_339_887_499  # odd and no multiple of 5, hence c
 class Draft:
     """A request whose effect is still to come. Holds no card number, so it may be written down.
 
-    ``transaction_identifier`` and ``original_approval_code`` are those of the AFT that a reversal undoes.
+    ``transaction_identifier`` and ``original_approval_code`` are those of the AFT that a reversal undoes; an
+    adjustment names its AFT by the identifier alone.
     """
 
-    operation: Literal["push", "reverse"]
+    operation: Literal["push", "reverse", "adjustment"]
     status_identifier: str
     acquiring_bin: str
     stan: str
@@ -83,9 +84,9 @@ def take_effect(connection: sqlite3.Connection, draft: Draft, now_ms: int, reque
     """Append the effect of ``draft`` and, unless a 202 logged it already, the attempt. Returns the entry.
 
     Runs in the writer's transaction, so of two requests with the same five key fields exactly one finds the
-    other: the second gets 94 and moves nothing.
+    other: the second gets 94 and moves nothing. An adjustment has no such protection.
     """
-    decision = (_decide_push if draft.operation == "push" else _decide_reverse)(connection, draft, now_ms)
+    decision = _DECISIONS[draft.operation](connection, draft, now_ms)
     entry = _entry(draft, decision, now_ms)
     entry["id"] = insert_entry(connection, entry)
     waited = connection.execute("DELETE FROM pending WHERE status_identifier = ?", (draft.status_identifier,)).rowcount
@@ -204,6 +205,34 @@ def _decide_reverse(connection: sqlite3.Connection, draft: Draft, now_ms: int) -
     )
 
 
+def _decide_adjustment(connection: sqlite3.Connection, draft: Draft, _: int) -> _Decision:
+    """An adjustment credits what an AFT took, at any age of it, and knows no duplicates: a repeat credits again.
+
+    Visa's OpenAPI: it carries the AFT's transaction identifier, and numbers that differ from the AFT's.
+    """
+    assert draft.transaction_identifier is not None
+    found = connection.execute(
+        "SELECT * FROM entries WHERE transaction_identifier = ? AND acquiring_bin = ? AND operation = 'funding'",
+        (draft.transaction_identifier, draft.acquiring_bin),
+    ).fetchone()
+    if found is None or found["recipient_fingerprint"] != draft.recipient_fingerprint:
+        return _refused_reversal(draft, CANNOT_LOCATE, NO_MATCHING_ORIGINAL)
+    if draft.stan == found["stan"] or draft.rrn == found["rrn"]:
+        return _refused_reversal(draft, INVALID_TRANSACTION, FROM_NETWORK)
+    if Decimal(draft.amount) != Decimal(found["amount"]) or draft.currency != found["currency"]:
+        return _refused_reversal(draft, INVALID_AMOUNT, FROM_NETWORK)
+    return _Decision(
+        action_code=draft.action_code,
+        response_code=FROM_ISSUER,
+        reply_action_code=draft.reply_action_code or draft.action_code,
+        transaction_identifier=draft.transaction_identifier,
+        query_status=draft.query_status,
+    )
+
+
+_DECISIONS: Final = {"push": _decide_push, "reverse": _decide_reverse, "adjustment": _decide_adjustment}
+
+
 def _agrees(draft: Draft, funding: Row) -> bool:
     ours = (draft.original_approval_code, draft.recipient_fingerprint)
     return ours == (funding["approval_code"], funding["recipient_fingerprint"])
@@ -260,6 +289,12 @@ def _entry(draft: Draft, decision: _Decision, now_ms: int) -> Row:
 
 def _response(draft: Draft, decision: _Decision, now_ms: int) -> dict[str, object]:
     """The 200 body of Visa's OpenAPI. transactionIdentifier is a number here, a string in the query."""
+    if draft.operation == "adjustment":
+        return {
+            "transactionIdentifier": int(decision.transaction_identifier),
+            "actionCode": decision.reply_action_code,
+            "dateAndTimeTransmission": iso_time(now_ms),
+        }
     response: dict[str, object] = {
         "transactionIdentifier": int(decision.transaction_identifier),
         "actionCode": decision.reply_action_code,

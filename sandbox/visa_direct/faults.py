@@ -8,14 +8,17 @@ A new fault is one line in ``FAULTS``, with a function for the moment at which i
 * ``reply``    after the effect is durable, on the answer before it is encrypted
 * ``after``    after the effect is durable; it may replace, hold or drop the encrypted answer
 * ``rows``     on the rows that a query found
+* ``refuses_connections``  from when the plan is set, for all of the rule's ``seconds``
 """
 
 import asyncio
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Annotated, Final, Literal, Self
 
 from aiohttp import web
@@ -32,16 +35,18 @@ RETRY_AFTER_SECONDS_DEFAULT: Final = 1
 # Counts per rule and payout kept in memory (about 200 bytes each); past it the oldest payout is forgotten.
 COUNTERS_MAX: Final = 500_000
 
-Operation = Literal["push", "status", "query", "reverse"]
-POSTS: Final[frozenset[Operation]] = frozenset({"push", "reverse"})
+Operation = Literal["push", "status", "query", "reverse", "adjustment", "connect"]
+POSTS: Final[frozenset[Operation]] = frozenset({"push", "reverse", "adjustment"})
 READS: Final[frozenset[Operation]] = frozenset({"status", "query"})
+CONNECT: Final[frozenset[Operation]] = frozenset({"connect"})
 
 
 class FaultRule(BaseModel):
     """One rule. It matches by operation and, if given, by payout; the first rule that fires wins.
 
     ``times`` counts per payout, or over all of them with ``scope: total``. ``seconds`` is the delay of slow,
-    late_202 and query_lag, and the longest silence of the silent ones.
+    late_202 and query_lag, the age until which the stale queries are stale, the longest silence of the silent ones,
+    and how long connections are refused (without it until the plan changes).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +60,7 @@ class FaultRule(BaseModel):
     scope: Literal["payout", "total"] = "payout"
     seconds: Annotated[float, Field(ge=0, le=FAULT_SECONDS_MAX)] | None = None
     retry_after: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    retry_after_form: Literal["seconds", "date"] = "seconds"
 
     @model_validator(mode="after")
     def _check_fault(self) -> Self:
@@ -70,7 +76,9 @@ class FaultRule(BaseModel):
                 "use client_transaction_id"
             )
         if self.client_transaction_id is not None and self.operation in READS:
-            raise ValueError("client_transaction_id is a header of push and reverse only; use sender_reference")
+            raise ValueError("client_transaction_id is a header of POSTs only; use sender_reference")
+        if fault.refuses_connections and self.model_fields_set - {"operation", "fault", "seconds"}:
+            raise ValueError(f"fault {self.fault!r} meets every connection: only seconds can be given")
         return self
 
 
@@ -81,6 +89,11 @@ class FaultPlan(BaseModel):
 
     seed: int = 0
     rules: Annotated[list[FaultRule], Field(max_length=FAULT_RULES_MAX)] = []
+
+    @property
+    def refuses_connections(self) -> FaultRule | None:
+        """The rule that keeps the public port shut, if there is one."""
+        return next((rule for rule in self.rules if FAULTS[rule.fault].refuses_connections), None)
 
 
 Act = Callable[[web.Request, FaultRule], Awaitable[web.Response]]
@@ -102,6 +115,7 @@ class Fault:
     rows: Rows | None = None
     delays: bool = False
     answers_202: bool = False
+    refuses_connections: bool = False
 
 
 def drop(request: web.Request) -> web.Response:
@@ -175,7 +189,8 @@ def _error_after(status: int) -> After:
 async def _rate_limit(_: web.Request, rule: FaultRule) -> web.Response:
     response = _error(429)
     seconds = RETRY_AFTER_SECONDS_DEFAULT if rule.retry_after is None else rule.retry_after
-    response.headers["Retry-After"] = str(seconds)
+    as_date = rule.retry_after_form == "date"
+    response.headers["Retry-After"] = formatdate(time.time() + seconds, usegmt=True) if as_date else str(seconds)
     return response
 
 
@@ -202,6 +217,42 @@ def _as_bare_duplicate(reply: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in reply.items() if name not in hidden} | {"actionCode": "94"}
 
 
+def _as_told_duplicate(reply: dict[str, object]) -> dict[str, object]:
+    """As if the network had seen the request twice: the first answer stands in originalActionCode."""
+    if reply.get("actionCode") == "94":
+        return reply
+    kept = {name: value for name, value in reply.items() if name != "approvalCode"}
+    return kept | {"actionCode": "94", "originalActionCode": reply.get("actionCode")}
+
+
+def _is_stale(rule: FaultRule, row: Row, now_ms: int) -> bool:
+    """Whether the row is shown as it was earlier: younger than the rule's seconds, or any age without them."""
+    return rule.seconds is None or now_ms - int(row["at_ms"]) < rule.seconds * 1000
+
+
+def _in_progress_still(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """A snapshot from before the work was done."""
+    nothing_yet = dict.fromkeys(("action_code", "original_action_code", "approval_code", "response_code"))
+    earlier = nothing_yet | {"query_status": "IN_PROGRESS"}
+    return [row | earlier if _is_stale(rule, row, now_ms) else row for row in rows]
+
+
+def _only_duplicates(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """Of each transaction the row of a repeat alone: 94 with the original's code."""
+    return [
+        row | {"action_code": "94", "original_action_code": row["original_action_code"] or row["action_code"]}
+        if _is_stale(rule, row, now_ms)
+        else row
+        for row in rows
+    ]
+
+
+def _only_bare_duplicates(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """Of each transaction the row of a repeat alone: 94, and not what it repeats."""
+    bare = {"action_code": "94", "original_action_code": None, "approval_code": None}
+    return [row | bare if _is_stale(rule, row, now_ms) else row for row in rows]
+
+
 def _hide_young(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
     seconds = DELAY_SECONDS_DEFAULT if rule.seconds is None else rule.seconds
     return [row for row in rows if now_ms - int(row["at_ms"]) >= seconds * 1000]
@@ -213,6 +264,7 @@ def _hide_all(_: FaultRule, __: list[Row], ___: int) -> list[Row]:
 
 _ALL = POSTS | READS
 FAULTS: Final[dict[str, Fault]] = {
+    "refuse_connections": Fault(CONNECT, refuses_connections=True),
     "refuse": Fault(_ALL, arrival=_reset),
     "silence_before_effect": Fault(_ALL, before=silence),
     "reset_before_effect": Fault(_ALL, before=_reset),
@@ -237,8 +289,12 @@ FAULTS: Final[dict[str, Fault]] = {
     "undecryptable_body": Fault(_ALL, 200, after=_undecryptable),
     "no_action_code": Fault(POSTS, 200, reply=_without_action_code),
     "duplicate_without_original": Fault(POSTS, 200, reply=_as_bare_duplicate),
+    "duplicate_with_original": Fault(POSTS, 200, reply=_as_told_duplicate),
     "query_lag": Fault(frozenset({"query"}), 200, rows=_hide_young),
     "query_not_found": Fault(frozenset({"query"}), 200, rows=_hide_all),
+    "query_stale_in_progress": Fault(frozenset({"query"}), 200, rows=_in_progress_still),
+    "query_stale_duplicate": Fault(frozenset({"query"}), 200, rows=_only_duplicates),
+    "query_stale_bare_duplicate": Fault(frozenset({"query"}), 200, rows=_only_bare_duplicates),
 }
 
 
@@ -270,6 +326,7 @@ class FaultEngine:
     store: Store
     plan: FaultPlan = field(default_factory=FaultPlan)
     fired: list[int] = field(default_factory=list)  # per rule, since this process or plan began
+    on_change: Callable[[FaultPlan], Awaitable[None]] | None = None
     _counts: dict[tuple[int, str], _Count] = field(default_factory=dict)
 
     def load(self) -> None:
@@ -293,6 +350,8 @@ class FaultEngine:
             set_meta(connection, "fault_plan", text)
 
         await self.store.write(write)
+        if self.on_change is not None:
+            await self.on_change(plan)
 
     def watches(self, operation: Operation) -> bool:
         """Whether any rule is about this operation: only then is it worth finding out whose payout it is."""

@@ -246,6 +246,27 @@ class ReverseRequest(_Transaction):
         return reference.value if reference is not None else self.sender_primary_account_number or ""
 
 
+class AdjustRequest(_Transaction):
+    """The body of ``adjustment``, as far as it hands a pull back: reason 2140 (AFT), type 22 (credit)."""
+
+    merchant_category_code: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}$")]
+    message_reason_code: Annotated[str, StringConstraints(pattern=r"^2140$")]
+    transaction_type_code: Annotated[str, StringConstraints(pattern=r"^22$")]
+    sender_currency_code: CurrencyCode
+    sender_primary_account_number: CardNumber = Field(repr=False)
+    transaction_identifier: TransactionIdentifier
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        point = self.point_of_service_data
+        if point is None or point.pan_entry_mode is None or point.pos_condition_code is None:
+            raise ValueError("pointOfServiceData with panEntryMode and posConditionCode is needed")
+        if self.business_application_id == "FD" and not self.sender_reference:
+            raise ValueError("senderReference is needed when the transaction is a funds disbursement")
+        _check_decimals(self.amount, self.sender_currency_code)
+        return self
+
+
 class Funding(BaseModel):
     """The fixture that stands for a pull (AFT) made by an originator. ``recipient`` is the card it debited."""
 

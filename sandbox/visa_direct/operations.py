@@ -19,7 +19,7 @@ from sandbox.visa_direct.effects import Draft, accept_for_later, status_identifi
 from sandbox.visa_direct.encryption import MessageEncryption
 from sandbox.visa_direct.faults import FaultEngine, Hit, Operation
 from sandbox.visa_direct.fingerprint import recipient_fingerprint
-from sandbox.visa_direct.messages import CURRENCIES, PushRequest, ReverseRequest, parse
+from sandbox.visa_direct.messages import CURRENCIES, AdjustRequest, PushRequest, ReverseRequest, parse
 from sandbox.visa_direct.query import TransactionQuery, in_flight_row, parse_query, query_answer
 from sandbox.visa_direct.refusal import (
     BAD_CREDENTIALS,
@@ -44,6 +44,7 @@ from sandbox.visa_direct.store import Row, Store, insert_request
 
 PUSH_PATH: Final = "/visadirect/fundstransfer/v1/pushfundstransactions"
 REVERSE_PATH: Final = "/visadirect/fundstransfer/v1/reversefundstransactions"
+ADJUSTMENT_PATH: Final = "/visadirect/v1/adjustment"
 QUERY_PATH: Final = "/visadirect/v1/transactionquery"
 HELLO_PATH: Final = "/vdp/helloworld"
 _PATHS: Final[dict[str, str]] = {"push": PUSH_PATH, "reverse": REVERSE_PATH}
@@ -133,6 +134,7 @@ class VisaDirect:
         application.router.add_get(f"{PUSH_PATH}/{{status_identifier}}", self._status)
         application.router.add_post(REVERSE_PATH, self._reverse)
         application.router.add_get(f"{REVERSE_PATH}/{{status_identifier}}", self._status)
+        application.router.add_post(ADJUSTMENT_PATH, self._adjust)
         application.router.add_get(QUERY_PATH, self._query)
         return application
 
@@ -234,10 +236,13 @@ class VisaDirect:
     async def _reverse(self, request: web.Request) -> web.StreamResponse:
         return await self._post(request, "reverse", self._reverse_draft)
 
+    async def _adjust(self, request: web.Request) -> web.StreamResponse:
+        return await self._post(request, "adjustment", self._adjustment_draft)
+
     async def _post(
         self,
         request: web.Request,
-        operation: Literal["push", "reverse"],
+        operation: Literal["push", "reverse", "adjustment"],
         make_draft: Callable[[bytes, str | None], Draft],
     ) -> web.StreamResponse:
         call = self._begin(request, operation)
@@ -403,6 +408,31 @@ class VisaDirect:
             original_approval_code=original.approval_code,
         )
 
+    def _adjustment_draft(self, plaintext: bytes, client_transaction_id: str | None) -> Draft:
+        message = parse(AdjustRequest, plaintext)
+        card_number = message.sender_primary_account_number
+        scenario = self._cards.scenario(card_number)
+        return Draft(
+            operation="adjustment",
+            status_identifier=status_identifier(self._now_ms()),
+            acquiring_bin=message.acquiring_bin,
+            stan=message.systems_trace_audit_number,
+            rrn=message.retrieval_reference_number,
+            id_code=message.card_acceptor.id_code,
+            terminal_id=message.card_acceptor.terminal_id,
+            client_transaction_id=client_transaction_id,
+            sender_reference=message.sender_reference,
+            amount=message.amount,
+            currency=CURRENCIES[message.sender_currency_code][0],
+            recipient_fingerprint=recipient_fingerprint(self._fingerprint_key, card_number),
+            last4=card_number[-4:],
+            action_code=scenario.action_code,
+            reply_action_code=scenario.reply_action_code,
+            approval_code=None,
+            query_status=scenario.query_status,
+            transaction_identifier=message.transaction_identifier,
+        )
+
     # Work in flight.
 
     def _enter(self, work: InFlight) -> None:
@@ -418,7 +448,12 @@ class VisaDirect:
             del self._by_client_id[client_id]
 
     def _twin_in_flight(self, draft: Draft) -> InFlight | None:
-        """The original of a resend with the same client transaction id *and* the same details."""
+        """The original of a resend with the same client transaction id *and* the same details.
+
+        Nothing that Visa publishes protects an adjustment, so here nothing does.
+        """
+        if draft.operation == "adjustment":
+            return None
         twin = self._in_flight.get(self._by_client_id.get(draft.client_transaction_id or "", ""))
         if twin is None or _key_fields(twin.draft) != _key_fields(draft):
             return None

@@ -11,7 +11,13 @@ from sandbox.visa_direct.refusal import VALIDATION_ERROR, Refusal
 from sandbox.visa_direct.settings import QUERY_ROWS_DEFAULT, QUERY_ROWS_MAX
 from sandbox.visa_direct.store import Row
 
-TRANSACTION_TYPES: Final = {"push": "CRED VOUCHER", "funding": "SALES DRAFT", "reverse": "SALES REVERSAL"}
+# Visa calls an adjustment a reversal of an AFT without the 24 hours; which type its query shows is not documented.
+TRANSACTION_TYPES: Final = {
+    "push": "CRED VOUCHER",
+    "funding": "SALES DRAFT",
+    "reverse": "SALES REVERSAL",
+    "adjustment": "SALES REVERSAL",
+}
 
 _BIN: Final = re.compile(r"[0-9]{6,11}")
 _STAN: Final = re.compile(r"[0-9]{6}")

@@ -1,5 +1,6 @@
 """One running stand-in: two loopback ports, TLS with a client certificate, one owner of the directory."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from sandbox.visa_direct.admin import Admin
 from sandbox.visa_direct.credentials import SandboxCredentials, make_credentials
-from sandbox.visa_direct.faults import FaultEngine
+from sandbox.visa_direct.faults import FaultEngine, FaultPlan
 from sandbox.visa_direct.operations import VisaDirect
 from sandbox.visa_direct.settings import KEEPALIVE_SECONDS, LOOPBACK, SHUTDOWN_SECONDS, Settings
 from sandbox.visa_direct.store import Store
@@ -58,19 +59,74 @@ async def running(settings: Settings) -> AsyncIterator[Endpoint]:
         stack.push_async_callback(visa.stop)
         visa.start()
         admin = Admin(store, faults, credentials.fingerprint_key, lambda: visa.in_flight_count)
-        await _serve(stack, visa.application(), public, _tls(credentials))
-        await _serve(stack, admin.application(), private, None)
-        endpoint = Endpoint(f"https://{LOOPBACK}:{_port(public)}", f"http://{LOOPBACK}:{_port(private)}", credentials)
+        addresses = f"https://{LOOPBACK}:{_port(public)}", f"http://{LOOPBACK}:{_port(private)}"
+        runner = await _runner(stack, visa.application())
+        door = Door(runner, public, _tls(credentials))
+        stack.push_async_callback(door.stop)
+        await door.follow(faults.plan)
+        faults.on_change = door.follow
+        await web.SockSite(await _runner(stack, admin.application()), private, backlog=BACKLOG).start()
+        endpoint = Endpoint(*addresses, credentials)
         stack.enter_context(_announced(directory / "endpoint.json", endpoint))
         yield endpoint
 
 
-async def _serve(
-    stack: contextlib.AsyncExitStack,
-    application: web.Application,
-    listener: socket.socket,
-    context: ssl.SSLContext | None,
-) -> None:
+class Door:
+    """The public port: open, or shut while a rule of the fault plan refuses connections."""
+
+    def __init__(self, runner: web.AppRunner, bound: socket.socket, context: ssl.SSLContext) -> None:
+        self._runner = runner
+        self._bound = bound
+        self._port = _port(bound)
+        self._context = context
+        self._site: web.SockSite | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    async def follow(self, plan: FaultPlan) -> None:
+        """Do what the plan says from now on; a rule with seconds opens again by itself."""
+        await self._cancel_opening()
+        rule = plan.refuses_connections
+        if rule is None:
+            await self._open()
+            return
+        await self._shut()
+        if rule.seconds is not None:
+            self._opening = asyncio.create_task(self._open_after(rule.seconds))
+
+    async def stop(self) -> None:
+        """Stop waiting to open; an open port is the runner's to close."""
+        await self._cancel_opening()
+        if self._site is None:
+            self._bound.close()
+
+    async def _open_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._open()
+
+    async def _open(self) -> None:
+        if self._site is None:
+            self._site = web.SockSite(self._runner, self._bound, ssl_context=self._context, backlog=BACKLOG)
+            await self._site.start()
+
+    async def _shut(self) -> None:
+        """A socket that is bound and does not listen refuses connections, and nobody else can take its port."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+            self._bound = _bound(self._port)
+        server = self._runner.server
+        for connection in server.connections if server is not None else []:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _cancel_opening(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+            self._opening = None
+
+
+async def _runner(stack: contextlib.AsyncExitStack, application: web.Application) -> web.AppRunner:
     # No access log: a path holds trace numbers, and a line per request costs more than the request.
     runner = web.AppRunner(
         application,
@@ -80,7 +136,7 @@ async def _serve(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener, ssl_context=context, backlog=BACKLOG).start()
+    return runner
 
 
 def _tls(credentials: SandboxCredentials) -> ssl.SSLContext:
@@ -108,16 +164,22 @@ def _only_owner(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listen(port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, port))
-        except OSError as error:
-            raise StartError(
-                f"Port {port} on {LOOPBACK} cannot be taken ({error.strerror}). Stop what listens there, or "
-                "give another port (0 takes a free one)."
-            ) from error
+    with _bound(port) as listener:
         yield listener
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"Port {port} on {LOOPBACK} cannot be taken ({error.strerror}). Stop what listens there, or "
+            "give another port (0 takes a free one)."
+        ) from error
+    return listener
 
 
 def _port(listener: socket.socket) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -173,6 +174,79 @@ async def test_query_lag_and_not_found_hide_rows_of_one_payout(visa: VisaClient)
     assert len((await visa.query(push_body(1))).body) == 1
 
 
+async def test_a_query_can_show_an_earlier_state(visa: VisaClient) -> None:
+    """S5: a stale snapshot, of any age or until the row is so old; a paid transaction looks like one under way."""
+    await visa.push(push_body())
+    await visa.faults(rule("query_stale_in_progress", "query", times=1))
+    earlier, now = [(await visa.query(push_body())).body[0] for _ in range(2)]
+    assert earlier["statusCode"] == "IN_PROGRESS"
+    assert not {"actionCode", "approvalCode", "responseCode", "originalActionCode"} & set(earlier)
+    assert (now["statusCode"], now["actionCode"]) == ("COMPLETED", "00")
+    for seconds, status in ((3600, "IN_PROGRESS"), (0, "COMPLETED")):
+        await visa.faults(rule("query_stale_in_progress", "query", seconds=seconds))
+        assert (await visa.query(push_body())).body[0]["statusCode"] == status
+
+
+@pytest.mark.parametrize(("fault", "original"), [("query_stale_duplicate", "00"), ("query_stale_bare_duplicate", None)])
+async def test_a_query_can_show_the_row_of_a_repeat_alone(visa: VisaClient, fault: str, original: str | None) -> None:
+    """S5: a 94 row counts by its originalActionCode, and without one it is nothing; it was paid."""
+    await visa.push(push_body())
+    await visa.faults(rule(fault, "query", times=1))
+    (row,) = (await visa.query(push_body())).body
+    assert (row["statusCode"], row["actionCode"], row.get("originalActionCode")) == ("COMPLETED", "94", original)
+    assert [row["actionCode"] for row in (await visa.query(push_body())).body] == ["00"]
+
+
+async def test_a_first_request_can_be_answered_as_a_repeat(visa: VisaClient) -> None:
+    """S4: 94 with originalActionCode, as if the network had seen it twice; one effect."""
+    await visa.faults(rule("duplicate_with_original", times=1))
+    answer = await visa.push(push_body())
+    assert (answer.body["actionCode"], answer.body["originalActionCode"]) == ("94", "00")
+    assert await moved_count(visa) == 1
+    declined = push_body(2, "tok_decline_05")
+    answer = await visa.push(declined)
+    assert (answer.body["actionCode"], answer.body["originalActionCode"]) == ("94", "05")
+    assert await moved_count(visa) == 1
+
+
+async def test_a_rate_limit_can_give_its_time_as_a_date(visa: VisaClient) -> None:
+    """S7: Retry-After has two forms (RFC 9110)."""
+    await visa.faults(rule("429", retry_after=30, retry_after_form="date"))
+    answer = await visa.push(push_body())
+    until = parsedate_to_datetime(answer.headers["Retry-After"])
+    now = parsedate_to_datetime(answer.headers["Date"])
+    assert (answer.status, 28 <= (until - now).total_seconds() <= 32) == (429, True)
+
+
+async def test_connections_are_refused_until_the_plan_changes(visa: VisaClient) -> None:
+    """S4, S7: not a byte can leave; open connections are cut, the sandbox port stays."""
+    assert (await visa.push(push_body(1))).body["actionCode"] == "00"
+    await visa.faults(rule("refuse_connections", "connect"))
+    for _ in range(2):
+        with pytest.raises(httpx.TransportError):
+            await visa.push(push_body(2))
+    with pytest.raises(httpx.ConnectError):
+        await visa.push(push_body(2))
+    assert [entry["stan"] for entry in await visa.entries()] == ["100001"]
+    await visa.faults()
+    assert (await visa.push(push_body(2))).body["actionCode"] == "00"
+
+
+async def test_refused_connections_end_by_themselves(visa: VisaClient) -> None:
+    """The rule's seconds are the outage."""
+    await visa.faults(rule("refuse_connections", "connect", seconds=0.3))
+    with pytest.raises(httpx.ConnectError):
+        await visa.push(push_body())
+
+    async def back() -> bool:
+        try:
+            return (await visa.push(push_body())).status == 200
+        except httpx.TransportError:
+            return False
+
+    assert await eventually(back)
+
+
 async def test_reads_can_fail_too(visa: VisaClient) -> None:
     """A query and a status GET meet 5xx, 429 and silence like anything else."""
     accepted = await visa.push(push_body(), X_Transaction_Timeout_MS="1")
@@ -238,6 +312,9 @@ INVALID_PLANS: list[tuple[dict[str, Any], str]] = [
     ({"rules": [rule("500", times=0)]}, "times"),
     ({"rules": [rule("500", sender="x")]}, "sender"),
     ({"rules": [rule("refuse", sender_reference="x")]}, "sender_reference"),
+    ({"rules": [rule("refuse_connections")]}, "refuse_connections"),
+    ({"rules": [rule("refuse_connections", "connect", times=1)]}, "only seconds"),
+    ({"rules": [rule("500", "connect")]}, "500"),
     ({"rules": [rule("500", "query", client_transaction_id="x")]}, "client_transaction_id"),
     ({"seed": "x"}, "seed"),
     ({"sneed": 1}, "sneed"),

@@ -15,6 +15,7 @@ from jwcrypto import jwe, jwk
 
 PUSH = "/visadirect/fundstransfer/v1/pushfundstransactions"
 REVERSE = "/visadirect/fundstransfer/v1/reversefundstransactions"
+ADJUSTMENT = "/visadirect/v1/adjustment"
 QUERY = "/visadirect/v1/transactionquery"
 HELLO = "/vdp/helloworld"
 
@@ -99,6 +100,28 @@ def reverse_body(number: int = 1, **changes: Any) -> dict[str, Any]:
             "transactionIdentifier": int(aft["transactionIdentifier"]),
             "senderCurrencyCode": "USD",
             "senderPaymentCredentialReference": {"type": "PCI_TOKEN_REFID", "value": "tok_approve_7"},
+        }
+        | changes
+    )
+
+
+def adjustment_body(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """An adjustment that hands back ``funding`` of the same number, made from a card; its numbers are its own."""
+    aft = funding(number)
+    body = push_body(number + 400_000)
+    for name in ("recipientPaymentCredentialReference", "transactionCurrencyCode", "sourceOfFundsCode"):
+        del body[name]
+    return (
+        body
+        | {
+            "amount": aft["amount"],
+            "merchantCategoryCode": 4829,
+            "messageReasonCode": 2140,
+            "transactionTypeCode": 22,
+            "pointOfServiceData": {"panEntryMode": "01", "posConditionCode": "00"},
+            "senderCurrencyCode": "USD",
+            "senderPrimaryAccountNumber": APPROVED_CARD,
+            "transactionIdentifier": int(aft["transactionIdentifier"]),
         }
         | changes
     )
@@ -191,6 +214,9 @@ class VisaClient:
 
     async def reverse(self, body: dict[str, Any], **headers: str) -> Answer:
         return await self.post(REVERSE, body, **headers)
+
+    async def adjust(self, body: dict[str, Any], **headers: str) -> Answer:
+        return await self.post(ADJUSTMENT, body, **headers)
 
     async def get(self, path: str, **parameters: str) -> Answer:
         return self.answer(await self.visa.get(path, params=parameters, headers=self.headers()))

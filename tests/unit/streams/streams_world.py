@@ -48,6 +48,7 @@ from streams.settings import Profile, Settings
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.visa_calls import VisaCalls
+from streams.visa_pause import VisaPauses
 
 START: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RECIPIENT_CARD: Final = "4957030420210462"
@@ -189,6 +190,7 @@ class Visa:
         self.requests: list[VisaRequest] = []
         self.pushes: list[dict[str, Any]] = []
         self.reversals: list[dict[str, Any]] = []
+        self.adjustments: list[dict[str, Any]] = []
         self.script: dict[Operation, list[Behaviour | None]] = defaultdict(list)
         self.pause: Callable[[VisaRequest], Awaitable[None]] | None = None
 
@@ -220,6 +222,8 @@ class Visa:
                 return self.push(request)
             case Operation.REVERSE_FUNDS:
                 return self.reverse(request)
+            case Operation.ADJUSTMENT:
+                return self.adjust(request)
             case Operation.TRANSACTION_QUERY:
                 return self.query(request)
             case _:
@@ -241,12 +245,18 @@ class Visa:
         self.reversals.append(body)
         return approved()
 
+    def adjust(self, request: VisaRequest) -> Exchange:
+        """Every request is an effect: nothing that Visa publishes protects an adjustment (S3)."""
+        self.adjustments.append(json.loads(request.body or b"", parse_float=Decimal))
+        return approved()
+
     def query(self, request: VisaRequest) -> Exchange:
         """The rows under the numbers that were asked for."""
         asked = dict(request.query)
         numbers = (int(asked["stan"]), asked["rrn"])
         rows = [_query_row(body, "CRED VOUCHER") for body in self.pushes if _numbers(body) == numbers]
-        rows += [_query_row(body, "SALES REVERSAL") for body in self.reversals if _numbers(body) == numbers]
+        handed_back = self.reversals + self.adjustments
+        rows += [_query_row(body, "SALES REVERSAL") for body in handed_back if _numbers(body) == numbers]
         return Answered(200, {}, rows, None, "corr-visa", 0.01)
 
     def silent_after_effect(self, request: VisaRequest) -> Exchange:
@@ -324,6 +334,13 @@ class World:
         owner = f"worker-{self.workers}"
         ledger = cast("Ledger", BoundedLedger(self.model, self.boundary))
         gate, metrics = Gate(), Metrics()
+        pauses = VisaPauses(
+            after_failures=self.settings.visa_pause_after_failures,
+            probe_max_seconds=self.settings.visa_probe_max_seconds,
+            clock=lambda: self.now.timestamp(),
+            metrics=metrics,
+            sleep=self._let_pass,
+        )
         publisher = Publisher(
             self.broker.send,
             self.codec,
@@ -341,7 +358,7 @@ class World:
             stages,
             profile=submission_profile(self.settings),
             keys=self.keys,
-            gate=gate,
+            pauses=pauses,
             calls_max=8,
             clock=self.clock,
             metrics=metrics,
@@ -386,8 +403,16 @@ class World:
             lag_of=self._lag_of,
             clock=self.clock,
             metrics=metrics,
+            is_visa_paused=lambda: bool(pauses.reasons),
         )
         return Worker(owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper)
+
+    async def _let_pass(self, event: asyncio.Event, seconds: float | None) -> None:
+        """Who waits for Visa in this world lets its time pass; one who waits for another's probe lets that one run."""
+        if seconds is None:
+            await event.wait()
+        elif not event.is_set():
+            self.advance(seconds)
 
     async def _lag_of(self, topic: str) -> int:
         return self.lag.get(topic, 0)

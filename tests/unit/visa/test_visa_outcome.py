@@ -15,6 +15,8 @@ from processors.visa.action_codes import ActionCodesInvalid, action_codes, decli
 from processors.visa.exchange import Answered, BodyProblem, Exchange, Failed, FailureCause
 from processors.visa.identity import identity_from_sequence
 from processors.visa.outcome import (
+    outcome_of_adjustment,
+    outcome_of_adjustment_query,
     outcome_of_push,
     outcome_of_query,
     outcome_of_reversal,
@@ -426,6 +428,62 @@ def test_a_reversal_query_looks_at_reversal_rows_only(rows: list[Any], kind: Out
     for ordered in (rows, rows[::-1]):
         outcome = outcome_of_reversal_query(answer(200, ordered), "124.50", "USD", transaction=IDENTITY)
         assert outcome.kind is kind
+
+
+# --- adjustment ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exchange", "kind"),
+    [
+        (result("00"), PAID),
+        (result("11"), PAID),
+        (result("05"), DECLINED),
+        (result("10"), OPERATOR),
+        (result("25"), UNKNOWN),
+        (result("94", originalActionCode="00"), UNKNOWN),
+        (result("94"), UNKNOWN),
+        (answer(202, {"statusIdentifier": "id-1"}), UNKNOWN),
+        (answer(303, {"statusIdentifier": "id-1"}), UNKNOWN),
+        (answer(429), REFUSED),
+        (answer(500), UNKNOWN),
+        (Failed(False, FailureCause.CONNECT_FAILED), REFUSED),
+        (Failed(True, FailureCause.READ_TIMEOUT), UNKNOWN),
+    ],
+)
+def test_an_adjustment_is_proven_by_its_own_reply_alone(exchange: Exchange, kind: OutcomeKind) -> None:
+    """S3, S4, C4: it has no duplicate key and no status URL, so neither 94 nor 202 says what became of it."""
+    assert outcome_of_adjustment(exchange).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ([], NOT_FOUND),
+        ([undone()], PAID),
+        ([row()], PAID),
+        ([undone(code="05")], DECLINED),
+        ([undone(code="94", originalActionCode="00")], UNKNOWN),
+        ([undone("IN_PROGRESS", None)], PENDING),
+        ([undone("FAILED", "05")], OPERATOR),
+        ([undone(amount="1.00")], OPERATOR),
+        ([undone(systemsTraceAuditNumber="451018")], OPERATOR),
+        ([pull()], OPERATOR),
+        ([undone(), pull()], OPERATOR),
+        ([row(transactionType=None)], UNKNOWN),
+    ],
+)
+def test_an_adjustment_query_judges_rows_under_its_own_numbers(rows: list[Any], kind: OutcomeKind) -> None:
+    """S5, C4: own row only; the pull's row under these numbers is a contradiction that a person reads."""
+    for ordered in (rows, rows[::-1]):
+        outcome = outcome_of_adjustment_query(answer(200, ordered), "124.50", "USD", transaction=IDENTITY)
+        assert outcome.kind is kind
+
+
+def test_an_adjustment_query_that_was_refused_says_nothing() -> None:
+    """S5: 401 to a query is about the query."""
+    assert outcome_of_adjustment_query(answer(401), "124.50", "USD").kind is REFUSED
+    assert outcome_of_adjustment_query(answer(500), "124.50", "USD").kind is UNKNOWN
 
 
 # --- properties ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from processors.visa.requests import (
     SubmissionProfile,
     TokenReference,
     VisaRequest,
+    adjust_funds,
+    adjust_funds_again,
     push_funds,
     push_funds_again,
     reverse_funds,
@@ -277,4 +279,65 @@ def test_an_incomplete_reversal_is_refused(field: str, changes: dict[str, Any]) 
     """A reversal that Visa could not match to its pull is not sent."""
     with pytest.raises(RequestInvalid) as caught:
         reversal(**changes)
+    assert caught.value.field == field
+
+
+def adjustment(**changes: Any) -> VisaRequest:
+    arguments: dict[str, Any] = {
+        "payout_id": "payout-0001", "amount": "124.05", "currency": "USD", "sender_card": CardNumber(CARD),
+        "sender_reference": "PS00ABCDEF012345", "correlation_id": "corr-1",
+    }  # fmt: skip
+    profile, funding = changes.pop("profile", PROFILE), changes.pop("funding", FUNDING)
+    return adjust_funds(profile, IDENTITY, funding, **{**arguments, **changes})
+
+
+def test_an_adjustment_names_its_pull_and_has_numbers_of_its_own() -> None:
+    """C2, S1: Visa's OpenAPI: other STAN and RRN, the pull's transaction identifier, reason 2140, type 22."""
+    request = adjustment()
+    document = body(request)
+    assert (request.method, request.path) == ("POST", "/visadirect/v1/adjustment")
+    assert document["systemsTraceAuditNumber"] == IDENTITY.systems_trace_audit_number
+    assert document["retrievalReferenceNumber"] == IDENTITY.retrieval_reference_number
+    assert document["transactionIdentifier"] == 381228649430011
+    assert (document["messageReasonCode"], document["transactionTypeCode"]) == (2140, 22)
+    assert document["pointOfServiceData"] == {"panEntryMode": "01", "posConditionCode": "00"}
+    assert (document["amount"], document["senderCurrencyCode"]) == (Decimal("124.05"), "USD")
+    assert (document["senderPrimaryAccountNumber"], document["senderReference"]) == (CARD, "PS00ABCDEF012345")
+    assert document["localTransactionDateTime"] == "2026-11-22T17:30:05"
+    assert document.keys() >= {
+        "acquirerCountryCode", "acquiringBin", "businessApplicationId", "cardAcceptor", "merchantCategoryCode",
+    }  # fmt: skip
+    assert request.client_transaction_id == client_transaction_id("payout-0001", Operation.ADJUSTMENT)
+    assert request.client_transaction_id not in (push().client_transaction_id, reversal().client_transaction_id)
+
+
+def test_an_adjustment_again_is_the_same_bytes() -> None:
+    """S3: after refusals only, from the persisted body, under the same client transaction id."""
+    first = adjustment()
+    assert first.body is not None
+    assert adjust_funds_again(first.body, payout_id="payout-0001", correlation_id="corr-1") == first
+    assert CARD not in repr(first)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("merchantCategoryCode", {"profile": replace(PROFILE, merchant_category_code=None)}),
+        ("transactionIdentifier", {"funding": replace(FUNDING, transaction_identifier="x")}),
+        (
+            "systemsTraceAuditNumber",
+            {"funding": replace(FUNDING, systems_trace_audit_number=IDENTITY.systems_trace_audit_number)},
+        ),
+        (
+            "retrievalReferenceNumber",
+            {"funding": replace(FUNDING, retrieval_reference_number=IDENTITY.retrieval_reference_number)},
+        ),
+        ("amount", {"amount": "1.001"}),
+        ("senderReference", {"sender_reference": "not one"}),
+    ],
+)
+def test_an_adjustment_that_visa_could_not_take_is_refused(field: str, changes: dict[str, Any]) -> None:
+    """C2: what Visa would refuse, or could take for the pull itself, is not sent; the message names the field."""
+    with pytest.raises(RequestInvalid) as caught:
+        adjustment(**changes)
     assert caught.value.field == field

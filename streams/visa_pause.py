@@ -1,0 +1,266 @@
+"""Calls to Visa pause while Visa serves nobody, so that an outage spends no payout's time or budget (rules K5, S7).
+
+Each kind of call has a lane of its own: a push that nobody answers says nothing about a query that somebody does.
+
+    PUSH · REVERSE · ADJUST · QUESTIONS (status and query)
+
+A lane pauses after some failures in a row that are not one payout's own: no connection, silence, 5xx, 429; at once when
+credentials or the URL are refused, or when a 429 names a long time. From then on one call at a time may try, after 1 s,
+2 s, 4 s, … up to a bound; the first answer opens the lane for all. Who waits holds no lease and has written nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from processors.payout.events import CallKind
+from processors.payout.outcome import STAGE_STOPPING_REFUSALS, Outcome, OutcomeKind, Refusal
+from processors.visa.exchange import FailureCause
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+PROBE_FIRST_SECONDS = 1.0
+"""From the pause to the first probe: most failures are a restart of something and over at once."""
+REPAIR_SECONDS = 5.0
+"""The same where a person must repair credentials or a URL: sooner than that nobody does."""
+LONG_RETRY_AFTER_SECONDS = 10.0
+"""A 429 that asks for this long speaks of the enrolment's rate, not of one call: it pauses the lane at once."""
+HONOURED_SECONDS_MAX = 300.0
+"""The longest Retry-After that keeps the whole lane waiting: a typo of a peer must not stop a worker for an hour."""
+OUR_OWN_CAUSES = frozenset({FailureCause.DEADLINE_PASSED, FailureCause.POOL_TIMEOUT})
+"""Failures before the first byte that say nothing about Visa: our deadline, our pool."""
+
+
+class Evidence(StrEnum):
+    """What one call's outcome says about Visa, whatever it says about the payout."""
+
+    ANSWERED = "ANSWERED"
+    AWAY = "AWAY"
+    NONE = "NONE"
+
+
+def evidence(outcome: Outcome) -> Evidence:
+    """Whether Visa serves: an answer about the payout says yes, even a decline; silence and refusals of all say no."""
+    match outcome.kind:
+        case OutcomeKind.REFUSED if outcome.refusal is Refusal.REQUEST_INVALID:
+            return Evidence.ANSWERED
+        case OutcomeKind.REFUSED:
+            return Evidence.NONE if outcome.reason_code in OUR_OWN_CAUSES else Evidence.AWAY
+        case OutcomeKind.UNKNOWN if outcome.action_code is not None and not outcome.systemic:
+            return Evidence.ANSWERED
+        case OutcomeKind.UNKNOWN if outcome.http_status is not None and 400 <= outcome.http_status < 500:
+            return Evidence.NONE
+        case OutcomeKind.UNKNOWN:
+            return Evidence.AWAY
+        case _:
+            return Evidence.ANSWERED
+
+
+def needs_repair(outcome: Outcome) -> bool:
+    """Credentials, certificates and wrong URLs fail every payout alike, until a person repairs them.
+
+    In TLS 1.3 a refused client certificate shows only after the request was sent: ambiguous, and systemic (S4).
+    """
+    refused = outcome.kind is OutcomeKind.REFUSED and outcome.refusal in STAGE_STOPPING_REFUSALS
+    return refused or (outcome.kind is OutcomeKind.UNKNOWN and outcome.systemic)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """Permission for one call; each is its own."""
+
+    is_probe: bool
+
+
+class Pause:
+    """One lane's memory: failures in a row, and while paused who probes and when the next may. Pure but for the clock.
+
+    `clock` counts seconds and never goes back. Every turn given by `admit` ends in `answered`, `failed` or `left`.
+    """
+
+    def __init__(self, *, after_failures: int, probe_max_seconds: float, clock: Callable[[], float]) -> None:
+        self._after_failures = after_failures
+        self._probe_max_seconds = probe_max_seconds
+        self._clock = clock
+        self._failures = 0
+        self._probing: Turn | None = None
+        self._probe_at = 0.0
+        self._pause_seconds = PROBE_FIRST_SECONDS
+        self.reason: str | None = None
+        """Why the lane is paused; None while it is open."""
+
+    def admit(self) -> Turn | None:
+        """A turn, or None when the caller has to wait or to leave it."""
+        if self.reason is None:
+            return Turn(is_probe=False)
+        if self.seconds_to_probe() != 0.0:
+            return None
+        self._probing = Turn(is_probe=True)
+        return self._probing
+
+    def seconds_to_probe(self) -> float | None:
+        """How long until somebody may try; None while a probe is under way, whose end will tell."""
+        if self.reason is None:
+            return 0.0
+        return None if self._probing is not None else max(0.0, self._probe_at - self._clock())
+
+    def answered(self, _: Turn) -> None:
+        """Visa answered, whoever asked and however long ago: all may go on."""
+        self._failures = 0
+        self._probing = None
+        self._pause_seconds = PROBE_FIRST_SECONDS
+        self.reason = None
+
+    def failed(self, turn: Turn, reason: str, *, at_once: bool = False, wait_seconds: float = 0.0) -> None:
+        """Visa served nobody. What was under way when the pause began adds nothing to it."""
+        if self.reason is None:
+            self._failures += 1
+            if at_once or self._failures >= self._after_failures:
+                self._wait(reason, wait_seconds)
+        elif turn is self._probing:
+            self._probing = None
+            self._pause_seconds = min(self._pause_seconds * 2, self._probe_max_seconds)
+            self._wait(reason, wait_seconds)
+
+    def left(self, turn: Turn) -> None:
+        """The turn ended without a word about Visa: the next may probe at once."""
+        if turn is self._probing:
+            self._probing = None
+
+    def _wait(self, reason: str, wait_seconds: float) -> None:
+        self.reason = reason
+        self._probe_at = self._clock() + max(self._pause_seconds, min(wait_seconds, HONOURED_SECONDS_MAX))
+
+
+Sleep = Callable[[asyncio.Event, float | None], Awaitable[None]]
+
+
+async def until_set_or_over(event: asyncio.Event, seconds: float | None) -> None:
+    """Return when the event is set, or after the seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+class Lane:
+    """One kind of call, and those who wait for it."""
+
+    def __init__(self, name: str, pause: Pause, metrics: Metrics, sleep: Sleep) -> None:
+        self.name = name
+        self.pause = pause
+        self._metrics = metrics
+        self._sleep = sleep
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._show()
+
+    def enter(self) -> Turn | None:
+        """A turn for one call, or None while paused."""
+        return self.pause.admit()
+
+    async def wait(self) -> bool:
+        """Return True when it is worth trying again, False when the worker stops and nobody should wait."""
+        if not self._stopping:
+            await self._sleep(self._changed, self.pause.seconds_to_probe())
+        return not self._stopping
+
+    def conclude(self, turn: Turn, outcome: Outcome) -> None:
+        """Learn from what a call came to."""
+        before = self.pause.reason
+        match evidence(outcome):
+            case Evidence.ANSWERED:
+                self.pause.answered(turn)
+            case Evidence.AWAY:
+                self._failed(turn, outcome)
+            case Evidence.NONE:
+                self.pause.left(turn)
+        self._tell(before)
+
+    def leave(self, turn: Turn) -> None:
+        """The turn is over, whether or not a call was made."""
+        self.pause.left(turn)
+        self._wake()
+
+    def stop(self) -> None:
+        """Let nobody wait any more."""
+        self._stopping = True
+        self._wake()
+
+    def _failed(self, turn: Turn, outcome: Outcome) -> None:
+        asked_seconds = outcome.retry_after_seconds or 0.0
+        repair = needs_repair(outcome)
+        limited = outcome.refusal is Refusal.RATE_LIMITED and asked_seconds >= LONG_RETRY_AFTER_SECONDS
+        if repair and self.pause.reason is None:
+            log.critical("the stage stops", extra={"refusal": outcome.refusal, "reason_code": outcome.reason_code})
+        self.pause.failed(
+            turn,
+            f"visa:{outcome.refusal or outcome.reason_code}",
+            at_once=repair or limited,
+            wait_seconds=max(asked_seconds, REPAIR_SECONDS if repair else 0.0),
+        )
+
+    def _tell(self, before: str | None) -> None:
+        now = self.pause.reason
+        if (before is None) != (now is None):
+            what = "calls to Visa resumed" if now is None else "calls to Visa paused"
+            log.warning(what, extra={"lane": self.name, "reason": now or before})
+        self._show()
+        self._wake()
+
+    def _show(self) -> None:
+        self._metrics.visa_paused.labels(self.name).set(0 if self.pause.reason is None else 1)
+
+    def _wake(self) -> None:
+        """Everybody who waits looks again; whoever comes later waits for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+QUESTIONS = "QUESTIONS"
+LANE_OF = {
+    CallKind.PUSH: "PUSH",
+    CallKind.REVERSE: "REVERSE",
+    CallKind.ADJUST: "ADJUST",
+    CallKind.STATUS: QUESTIONS,
+    CallKind.QUERY: QUESTIONS,
+    CallKind.REVERSAL_QUERY: QUESTIONS,
+    CallKind.ADJUSTMENT_QUERY: QUESTIONS,
+}
+
+
+class VisaPauses:
+    """The lanes of one worker."""
+
+    def __init__(
+        self,
+        *,
+        after_failures: int,
+        probe_max_seconds: float,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        sleep: Sleep = until_set_or_over,
+    ) -> None:
+        def lane(name: str) -> Lane:
+            pause = Pause(after_failures=after_failures, probe_max_seconds=probe_max_seconds, clock=clock)
+            return Lane(name, pause, metrics, sleep)
+
+        self._lanes = {name: lane(name) for name in sorted(set(LANE_OF.values()))}
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why calls pause; empty when none does."""
+        return tuple(sorted({lane.pause.reason for lane in self._lanes.values() if lane.pause.reason is not None}))
+
+    def lane(self, call: CallKind) -> Lane:
+        """The lane that this kind of call belongs to."""
+        return self._lanes[LANE_OF[call]]
+
+    def stop(self) -> None:
+        """The worker stops: nobody waits for Visa any more; what is not done is driven again later."""
+        for lane in self._lanes.values():
+            lane.stop()
