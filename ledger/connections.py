@@ -109,10 +109,19 @@ async def transaction(connection: Connection, opening: str) -> AsyncIterator[Non
 class Busy(Exception):
     """Deadlock, serialization failure or lock time-out: nothing happened, the same again may work. Stays in here."""
 
+    def __init__(self, state: str, *, of_a_row: bool = True) -> None:
+        super().__init__(state)
+        self.of_a_row = of_a_row
+        """Some row of the statement is in the way, and not what all its rows need."""
+
+
+class StayedBusy(LedgerUnavailable):
+    """A row stayed locked, or its statement was a deadlock's victim, until there were no tries left."""
+
 
 def failure_of(error: BaseException, *, sent: bool) -> LedgerError | Busy:
     """What an exception of the driver means for the caller. Keeps no reference to it: its text may hold values."""
-    if isinstance(error, LedgerError):
+    if isinstance(error, LedgerError | Busy):
         return error
     if isinstance(error, asyncpg.PostgresError):
         return _failure_of_state(error, sent=sent)
@@ -155,12 +164,57 @@ def _ends_connection(error: asyncpg.PostgresError, state: str) -> bool:
     return state[:2] == "08" or state[:3] == "57P" or severity in {"FATAL", "PANIC"}
 
 
+SESSION_FACTS: Final = """
+SELECT current_setting('synchronous_commit') AS synchronous_commit,
+    (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
+    left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+"""
+
+
+@dataclass(slots=True)
+class Primary:
+    """Which server takes our writes: the cluster's number and its timeline, which grows with every promotion."""
+
+    system_identifier: int = 0
+    timeline: str = ""
+    generation: int = 0
+    """Grows when another server takes over."""
+    replace_connections: Callable[[], Awaitable[None]] | None = None
+
+    async def prepare_session(self, connection: Connection) -> None:
+        """Look whom we are connected to, and refuse asynchronous commit, whatever the server's default is.
+
+        Raises LedgerUnavailable for a primary that another has followed already.
+        """
+        facts = await connection.fetchrow(SESSION_FACTS)
+        if facts["synchronous_commit"] not in SAFE_SYNCHRONOUS_COMMIT:
+            await connection.execute("SET synchronous_commit = on")
+        await self.meet(facts["system_identifier"], facts["timeline"])
+
+    async def meet(self, system_identifier: int, timeline: str) -> None:
+        """Another server than before: whatever is open leads to the old one. Timelines are eight hexadecimal digits."""
+        if system_identifier == self.system_identifier and timeline < self.timeline:
+            raise LedgerUnavailable(
+                "this PostgreSQL was a primary once and another has taken over: it must not take writes any more; "
+                "stop it, or rebuild it as a standby"
+            )
+        if (system_identifier, timeline) == (self.system_identifier, self.timeline):
+            return
+        is_first = not self.timeline
+        self.system_identifier, self.timeline = system_identifier, timeline
+        if not is_first:
+            self.generation += 1
+            if self.replace_connections is not None:
+                await self.replace_connections()
+
+
 @dataclass(slots=True)
 class GuardedPool:
     """A bounded pool whose writes cannot be cancelled half-way and whose failures have one of three names."""
 
     pool: Any
     timeouts: Timeouts
+    primary: Primary = field(default_factory=Primary)
     closing: bool = False
     writes: set["asyncio.Task[Any]"] = field(default_factory=set)
 
@@ -176,7 +230,9 @@ class GuardedPool:
             failure = LedgerUnavailable(f"PostgreSQL is busy ({failure})")
         raise failure
 
-    async def write(self, work: Work[Result], timeout_seconds: float | None = None) -> Result:
+    async def write(
+        self, work: Work[Result], timeout_seconds: float | None = None, *, busy_tries: int = BUSY_TRIES
+    ) -> Result:
         """Run something that commits. The caller may be cancelled; the write may not.
 
         Raises RowRejected, CommitUnknown, LedgerUnavailable.
@@ -186,7 +242,7 @@ class GuardedPool:
         if len(self.writes) >= WAITING_WRITES_MAX:
             raise LedgerUnavailable(f"{WAITING_WRITES_MAX} writes wait already; nothing was written, slow down")
         seconds = self.timeouts.write_seconds if timeout_seconds is None else timeout_seconds
-        task = asyncio.create_task(self._write(work, seconds), name="ledger-write")
+        task = asyncio.create_task(self._write(work, seconds, busy_tries), name="ledger-write")
         self.writes.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -196,15 +252,16 @@ class GuardedPool:
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never asks: without this the loop would complain
 
-    async def _write(self, work: Work[Result], timeout_seconds: float) -> Result:
-        for remaining in reversed(range(BUSY_TRIES)):
+    async def _write(self, work: Work[Result], timeout_seconds: float, busy_tries: int) -> Result:
+        for remaining in reversed(range(busy_tries)):
             outcome = await self._attempt(work, timeout_seconds)
             if not isinstance(outcome, Busy):
                 break
             if remaining:
                 await asyncio.sleep(random.uniform(0, BUSY_PAUSE_SECONDS))  # noqa: S311 - spreads rivals
         if isinstance(outcome, Busy):
-            raise LedgerUnavailable(f"the row stayed locked or deadlocked ({outcome}); nothing was written")
+            kind = StayedBusy if outcome.of_a_row else LedgerUnavailable
+            raise kind(f"the row or the mode stayed locked, or deadlocked ({outcome}); nothing was written")
         if isinstance(outcome, LedgerError):
             raise outcome
         return outcome
@@ -292,13 +349,6 @@ def _unanswered(progress: Progress, timeout_seconds: float) -> LedgerError:
     return LedgerUnavailable(f"PostgreSQL did not answer within {timeout_seconds:g} s; nothing was written")
 
 
-async def _prepare_session(connection: Connection) -> None:
-    """Refuse asynchronous commit for our own sessions, whatever the server's or the role's default is."""
-    setting = await connection.fetchval("SELECT current_setting('synchronous_commit')")
-    if setting not in SAFE_SYNCHRONOUS_COMMIT:
-        await connection.execute("SET synchronous_commit = on")
-
-
 async def _keep_session(_connection: Connection) -> None:
     """Nothing to reset: no statement of the ledger leaves anything in a session, and a round trip is saved."""
 
@@ -309,6 +359,7 @@ async def open_pool(
     """Connect. Raises LedgerUnavailable; the message never holds the address, which contains a password."""
     if not 1 <= pool_min <= pool_max:
         raise ValueError("pool sizes must be 1 <= pool_min <= pool_max")
+    primary = Primary()
     try:
         pool = await asyncpg.create_pool(
             database_url,
@@ -319,14 +370,17 @@ async def open_pool(
             statement_cache_size=STATEMENT_CACHE_SIZE,
             max_inactive_connection_lifetime=300.0,
             target_session_attrs=SessionAttribute.read_write,
-            init=_prepare_session,
+            init=primary.prepare_session,
             reset=_keep_session,
             server_settings=_session_settings(timeouts, application_name),
         )
     except (*DRIVER_ERRORS, ValueError) as error:
         failure = _as_error(failure_of(error, sent=False))
     else:
-        return GuardedPool(pool, timeouts)
+        primary.replace_connections = pool.expire_connections
+        if primary.generation:  # it took over while we connected
+            await pool.expire_connections()
+        return GuardedPool(pool, timeouts, primary)
     raise failure
 
 
@@ -336,6 +390,11 @@ def _session_settings(timeouts: Timeouts, application_name: str) -> dict[str, st
 
     return {
         "application_name": application_name,
+        # A plan made while the tables were small is kept; it must not read a million rows later. Every statement of
+        # the ledger reaches its rows by an index, but for `counts`.
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "enable_seqscan": "off",
         "client_min_messages": "warning",
         "default_transaction_isolation": "read committed",
         "idle_in_transaction_session_timeout": milliseconds(IDLE_IN_TRANSACTION_SECONDS),

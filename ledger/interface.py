@@ -115,6 +115,8 @@ class Disposition(StrEnum):
     REPEAT = "REPEAT"
     REFUSED = "REFUSED"
     DEAD_LETTER = "DEAD_LETTER"
+    HANDLED = "HANDLED"
+    """A review decision or a confirmation that was applied, or that meant nothing (any more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,16 @@ class IntakeRecord:
     disposition: Disposition
     payout_id: str | None
     reason_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPosition:
+    """Where an inbound record lies, and whose it says it is (None: undecodable, or no payout_id)."""
+
+    topic: str
+    partition: int
+    offset: int
+    payout_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +199,19 @@ class Ledger(Protocol):
 
     async def record_intake(self, record: IntakeRecord) -> None:
         """Remember what became of an inbound record that is no payout's first."""
+
+    async def unaccounted(self, positions: Sequence[InboundPosition]) -> Sequence[InboundPosition]:
+        """Those of `positions` of which the ledger knows nothing (rule K9), in the order given.
+
+        A record is accounted for by the row of its payout_id whose source it is, or by an intake record of its
+        topic, partition and offset.
+        """
+
+    async def verified_offsets(self, topic: str) -> Mapping[int, int]:
+        """Per partition, the offset up to which (exclusive) every record was found in the ledger (rule K9)."""
+
+    async def verified_up_to(self, topic: str, partition: int, offset: int) -> None:
+        """Every record below `offset` is accounted for; never moves backwards (rule K9)."""
 
     async def settle(self) -> None:
         """Commit something of our own. What was read before the call is durable once it returns (rule L4).

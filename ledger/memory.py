@@ -18,6 +18,7 @@ from ledger.interface import (
     DueRow,
     Existing,
     HistoryEntry,
+    InboundPosition,
     Inserted,
     IntakeRecord,
     LeasesStillLive,
@@ -34,6 +35,7 @@ from ledger.values import (
     checked_seconds,
     column_values,
     encoded_detail,
+    is_storable_text,
     row_from_values,
 )
 from processors.payout.row import MUTABLE_COLUMNS, PayoutRow
@@ -77,6 +79,7 @@ class MemoryLedger:
         self._owners: dict[tuple[str, object], str] = {}
         self._history: dict[str, list[HistoryEntry]] = {}
         self._intake: dict[tuple[str, int, int], IntakeRecord] = {}
+        self._verified: dict[tuple[str, int], int] = {}
         self._mode = ModeRecord(Mode.NORMAL, clock(), "migration", "the ledger was created")
         self._last_identity_number = 0
         self._faults: dict[int, Fault] = {}
@@ -138,6 +141,21 @@ class MemoryLedger:
     async def record_intake(self, record: IntakeRecord) -> None:
         """See `Ledger.record_intake`."""
         self._write(lambda: self._record_intake(record))
+
+    async def unaccounted(self, positions: Sequence[InboundPosition]) -> Sequence[InboundPosition]:
+        """See `Ledger.unaccounted`."""
+        for position in positions:
+            _refuse_unstorable([position.topic, position.partition, position.offset])
+        return [position for position in positions if not self._is_accounted(position)]
+
+    async def verified_offsets(self, topic: str) -> Mapping[int, int]:
+        """See `Ledger.verified_offsets`."""
+        _refuse_unstorable([topic])
+        return {partition: offset for (name, partition), offset in self._verified.items() if name == topic}
+
+    async def verified_up_to(self, topic: str, partition: int, offset: int) -> None:
+        """See `Ledger.verified_up_to`."""
+        self._write(lambda: self._verified_up_to(topic, partition, offset))
 
     async def settle(self) -> None:
         """See `Ledger.settle`."""
@@ -258,8 +276,7 @@ class MemoryLedger:
     ) -> PayoutRow:
         row = stored.row
         changed = replace(row, **values, version=row.version + 1, lease_owner=lease_owner, lease_until=lease_until)
-        if row.identity_number is not None and _identity(row) != _identity(changed):
-            raise RowRejected("the row's data is refused, constraint payouts_identity_kept")
+        _refuse_new_identity(row, changed)
         _refuse_broken_constraint(changed)
         taken = self._taken(changed)
         if taken is not None:
@@ -306,6 +323,21 @@ class MemoryLedger:
             raise RowRejected("the row's data is refused, constraint intake_topic_length")
         self._intake.setdefault((record.topic, record.partition, record.offset), record)
 
+    def _is_accounted(self, position: InboundPosition) -> bool:
+        place = (position.topic, position.partition, position.offset)
+        stored = self._stored.get(position.payout_id) if position.payout_id is not None else None
+        if stored is not None and _source(stored.row) == place:
+            return True
+        return place in self._intake
+
+    def _verified_up_to(self, topic: str, partition: int, offset: int) -> None:
+        _refuse_unstorable([topic, partition, offset])
+        if partition < 0 or offset < 0:
+            raise RowRejected("the row's data is refused, constraint verified_offsets_count")
+        if not 1 <= len(topic.encode()) <= 512:
+            raise RowRejected("the row's data is refused, constraint verified_offsets_topic_length")
+        self._verified[topic, partition] = max(offset, self._verified.get((topic, partition), 0))
+
     def _set_mode(self, mode: Mode, operator: str, reason: str) -> ModeRecord:
         _refuse_unstorable([operator, reason])
         self._mode = ModeRecord(mode, self._clock(), operator, reason)
@@ -350,8 +382,33 @@ def _is_unannounced(row: PayoutRow) -> bool:
     return row.announced_version < row.announce_version
 
 
-def _identity(row: PayoutRow) -> tuple[int | None, int | None, str | None]:
+def _source(row: PayoutRow) -> tuple[str, int, int]:
+    return row.source_topic, row.source_partition, row.source_offset
+
+
+Identity = tuple[int | None, int | None, str | None]
+
+
+def _identity(row: PayoutRow) -> Identity:
     return row.identity_number, row.systems_trace_audit_number, row.retrieval_reference_number
+
+
+def _compensation_identity(row: PayoutRow) -> Identity:
+    return (
+        row.compensation_identity_number,
+        row.compensation_systems_trace_audit_number,
+        row.compensation_retrieval_reference_number,
+    )
+
+
+def _refuse_new_identity(row: PayoutRow, changed: PayoutRow) -> None:
+    """The triggers of the table, in the order in which they run: by name."""
+    for name, identity in (
+        ("payouts_compensation_identity_kept", _compensation_identity),
+        ("payouts_identity_kept", _identity),
+    ):
+        if identity(row)[0] is not None and identity(row) != identity(changed):
+            raise RowRejected(f"the row's data is refused, constraint {name}")
 
 
 def _unique_keys(row: PayoutRow) -> Sequence[tuple[str, object]]:
@@ -360,6 +417,8 @@ def _unique_keys(row: PayoutRow) -> Sequence[tuple[str, object]]:
     if row.identity_number is not None:
         keys.append(("payouts_identity_number_key", row.identity_number))
         keys.append(("payouts_trace_and_retrieval_key", _identity(row)[1:]))
+    if row.compensation_identity_number is not None:
+        keys.append(("payouts_compensation_identity_number_key", row.compensation_identity_number))
     return keys
 
 
@@ -390,7 +449,7 @@ def _in_utc(value: object) -> object:
 def _refuse_unstorable(values: Sequence[Any]) -> None:
     """What PostgreSQL's types refuse before a statement runs: zero bytes, text that is no UTF-8, numbers too large."""
     for value in values:
-        if isinstance(value, str) and not _is_storable_text(value):
+        if isinstance(value, str) and not is_storable_text(value):
             raise RowRejected("a value is no text that PostgreSQL stores (a zero byte or half a character)")
         if isinstance(value, int) and value not in BIGINT:
             raise RowRejected("a value does not fit the type of its column (bigint)")
@@ -406,23 +465,29 @@ def _refuse_unstorable_json(value: object) -> None:
         _refuse_unstorable([value])
 
 
-def _is_storable_text(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _refuse_broken_constraint(row: PayoutRow) -> None:
-    """The CHECK constraints of the table, by the same names."""
-    identity = _identity(row)
-    missing = identity.count(None)
+    """The CHECK constraints of the table, by the same names; the first in the alphabet is the one that is named."""
     broken = {
         "payouts_payout_id_length": not 1 <= len(row.payout_id.encode()) <= 512,
         "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
         "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
         "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
-        "payouts_identity_whole": missing not in (0, 3),
-        "payouts_identity_form": (identity[1] is not None and identity[1] not in TRACE_NUMBERS)
-        or (identity[2] is not None and not RETRIEVAL_REFERENCE.match(identity[2])),
+        "payouts_identity_whole": not _is_whole(_identity(row)),
+        "payouts_identity_form": not _has_form(_identity(row)),
+        "payouts_compensation_identity_whole": not _is_whole(_compensation_identity(row)),
+        "payouts_compensation_identity_form": not _has_form(_compensation_identity(row)),
     }
-    for name, is_broken in broken.items():
-        if is_broken:
+    for name in sorted(broken):
+        if broken[name]:
             raise RowRejected(f"the row's data is refused, constraint {name}")
+
+
+def _is_whole(identity: Identity) -> bool:
+    return identity.count(None) in (0, 3)
+
+
+def _has_form(identity: Identity) -> bool:
+    _, trace_number, reference = identity
+    if trace_number is not None and trace_number not in TRACE_NUMBERS:
+        return False
+    return reference is None or RETRIEVAL_REFERENCE.match(reference) is not None

@@ -1,8 +1,8 @@
 """Every SQL text of the ledger, generated where it lists columns so that a new column cannot be forgotten.
 
-The three hot statements (insert, commit, begin) read what they are asked from one relation named `request`. Today it
-is a VALUES list of one row; a batch replaces only `_request`, by `unnest($1::text[], $2::bigint[], ...)`, and locks its
-rows `ORDER BY payout_id` in a CTE before the UPDATE (rule L5). Nothing after `request` assumes that it has one row.
+The three hot statements (insert, commit, begin) read what they are asked from one relation named `request`: a VALUES
+list of one row, or arrays column by column for a batch (`*_MANY`). A batch takes its rows in the order of payout_id,
+leaves out those that somebody else holds, and so waits for no row (rule L5). No join of a batch is between two lists.
 """
 
 # ruff: noqa: S608 - every part of these texts is a constant of this package; values are always bound
@@ -18,7 +18,6 @@ MODE_LOCK: Final = 1
 MIGRATION_LOCK: Final = 2
 
 INSERT_COLUMNS: Final = (*FIXED_COLUMNS, *MUTABLE_COLUMNS)
-INSERT_EXTRAS: Final = (("actor", "text"),)
 CHANGE_EXTRAS: Final = (
     ("payout_id", "text"),
     ("before_state", "text"),
@@ -31,83 +30,124 @@ COMMIT_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"))
 BEGIN_EXTRAS: Final = (*COMMIT_EXTRAS, ("lease_seconds", "double precision"))
 
 
-def _request(columns: Sequence[str], extras: Sequence[tuple[str, str]]) -> str:
-    """The relation that a hot statement reads: one row of parameters, in the order extras, columns."""
+def _request(
+    columns: Sequence[str], extras: Sequence[tuple[str, str]], *, many: bool = False, first_number: int = 1
+) -> str:
+    """The relation that a hot statement reads: one row of parameters, or many, in the order extras, columns."""
     typed = [*extras, *((column, sql_type(column)) for column in columns)]
-    values = ", ".join(f"${number}::{kind}" for number, (_, kind) in enumerate(typed, start=1))
+    suffix = "[]" if many else ""
+    values = ", ".join(f"${number}::{kind}{suffix}" for number, (_, kind) in enumerate(typed, start=first_number))
     # Column names of the request never meet those of the table: an ambiguous name would be an error at run time.
     names = ", ".join(f"r_{name}" for name, _ in typed)
-    return f"request ({names}) AS (VALUES ({values}))"
+    return f"request ({names}) AS ({f'SELECT * FROM unnest({values})' if many else f'VALUES ({values})'})"
 
 
 def _listed(columns: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{column}" for column in columns)
 
 
-_OWNED: Final = "EXISTS (SELECT FROM receipts AS r WHERE r.payout_id = {row}.payout_id) AS receipt_owned"
+# Names of payouts are ordered by bytes, those in `receipts` by the database's locale: without saying which of the two
+# is meant, no index of `receipts` serves the comparison, and every read goes through all receipts.
+_RECEIPT_OF: Final = 'LEFT JOIN receipts AS r ON r.payout_id = {row}.payout_id COLLATE "default"'
+_OWNED: Final = "r.payout_id IS NOT NULL AS receipt_owned"
 
-INSERT: Final = f"""
-WITH {_request(INSERT_COLUMNS, INSERT_EXTRAS)},
+
+def _insert(*, many: bool) -> str:
+    """Payouts, then receipts, each in one order for everybody, so that no two batches wait for each other."""
+    return f"""
+WITH {_request(INSERT_COLUMNS, (), many=many, first_number=2)},
 inserted AS (
     INSERT INTO payouts ({_listed(INSERT_COLUMNS)})
     SELECT {_listed(INSERT_COLUMNS, "r_")} FROM request
+    ORDER BY r_payout_id COLLATE "C"
     ON CONFLICT DO NOTHING
     RETURNING {_listed(COLUMNS)}
 ), claimed AS (
     INSERT INTO receipts (originator_id, kind, reference, payout_id)
     SELECT originator_id, funding_kind, funding_reference, payout_id FROM inserted
     WHERE funding_captured AND funding_reference IS NOT NULL
+    ORDER BY originator_id, funding_kind, funding_reference, payout_id
     ON CONFLICT DO NOTHING
     RETURNING payout_id
 ), noted AS (
     INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
-    SELECT i.payout_id, i.version, request.r_actor, 'received', NULL, i.state, '{{}}'::jsonb
-    FROM inserted AS i JOIN request ON request.r_payout_id = i.payout_id
+    SELECT i.payout_id, i.version, $1::text, 'received', NULL, i.state, '{{}}'::jsonb FROM inserted AS i
 )
-SELECT {_listed(COLUMNS, "i.")}, EXISTS (SELECT FROM claimed AS c WHERE c.payout_id = i.payout_id) AS receipt_owned
+SELECT {_listed(COLUMNS, "i.")}, i.payout_id IN (SELECT c.payout_id FROM claimed AS c) AS receipt_owned
 FROM inserted AS i
 """
+
+
+INSERT: Final = _insert(many=False)
 """Without a conflict target, because with one a simultaneous copy of the same request could fail on another unique
-index (`sender_reference`) before the primary key has made it a duplicate."""
+index (`sender_reference`) before the primary key has made it a duplicate. The actor is $1, for all rows of a batch."""
+INSERT_MANY: Final = _insert(many=True)
 
-READ: Final = f"SELECT {_listed(COLUMNS, 'p.')}, {_OWNED.format(row='p')} FROM payouts AS p WHERE p.payout_id = $1"
+READ_MANY: Final = f"""
+SELECT {_listed(COLUMNS, "p.")}, {_OWNED}
+FROM unnest($1::text[]) AS asked (payout_id)
+JOIN payouts AS p ON p.payout_id = asked.payout_id
+{_RECEIPT_OF.format(row="p")}
+"""
+"""Names are asked for once each."""
 
 
-def _compare_and_set(extras: Sequence[tuple[str, str]], lease: str, conditions: str) -> str:
+_EVIDENCE: Final = ("r_actor", "r_transition", "r_before_state", "r_detail")
+
+_LOCKED: Final = """,
+locked AS (
+    SELECT request.* FROM payouts AS p JOIN request ON request.r_payout_id = p.payout_id
+    ORDER BY p.payout_id
+    FOR NO KEY UPDATE OF p SKIP LOCKED
+)"""
+
+
+def _compare_and_set(extras: Sequence[tuple[str, str]], lease: str, conditions: str, *, many: bool) -> str:
     """One step of a row, its history line, and the row as it is afterwards (rule L2)."""
     assignments = ", ".join(f"{column} = request.r_{column}" for column in MUTABLE_COLUMNS)
     return f"""
-WITH {_request(MUTABLE_COLUMNS, extras)},
+WITH {_request(MUTABLE_COLUMNS, extras, many=many)}{_LOCKED if many else ""},
 changed AS (
     UPDATE payouts AS p
     SET {assignments}, version = p.version + 1, updated_at = clock_timestamp(), {lease}
-    FROM request
+    FROM {"locked AS request" if many else "request"}
     WHERE p.payout_id = request.r_payout_id AND p.state = request.r_before_state
         AND p.version = request.r_before_version {conditions}
-    RETURNING {_listed(COLUMNS, "p.")}
+    RETURNING {_listed(COLUMNS, "p.")}, {_listed(_EVIDENCE, "request.")}
 ), noted AS (
     INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
-    SELECT c.payout_id, c.version, r_actor, r_transition, r_before_state, c.state, r_detail
-    FROM changed AS c JOIN request ON request.r_payout_id = c.payout_id
+    SELECT payout_id, version, r_actor, r_transition, r_before_state, state, r_detail FROM changed
 )
-SELECT {_listed(COLUMNS, "c.")}, {_OWNED.format(row="c")} FROM changed AS c
+SELECT {_listed(COLUMNS, "c.")}, {_OWNED} FROM changed AS c {_RECEIPT_OF.format(row="c")}
 """
 
 
-COMMIT: Final = _compare_and_set(
-    COMMIT_EXTRAS,
-    "lease_owner = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_owner END, "
-    "lease_until = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_until END",
-    "",
-)
-"""Only the owner gives a lease back: his bytes may still leave, whatever others write meanwhile (rules L3, L9)."""
+def _commit(*, many: bool) -> str:
+    """Only the owner gives a lease back: his bytes may still leave, whatever others write meanwhile (L3, L9)."""
+    return _compare_and_set(
+        COMMIT_EXTRAS,
+        "lease_owner = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_owner END, "
+        "lease_until = CASE WHEN p.lease_owner = request.r_owner THEN NULL ELSE p.lease_until END",
+        "",
+        many=many,
+    )
 
-BEGIN: Final = _compare_and_set(
-    BEGIN_EXTRAS,
-    "lease_owner = request.r_owner, lease_until = clock_timestamp() + make_interval(secs => request.r_lease_seconds)",
-    "AND NOT p.held AND (p.lease_until IS NULL OR p.lease_until <= clock_timestamp()) "
-    "AND (SELECT m.mode FROM modes AS m) = 'normal'",
-)
+
+def _begin(*, many: bool) -> str:
+    return _compare_and_set(
+        BEGIN_EXTRAS,
+        "lease_owner = request.r_owner, "
+        "lease_until = clock_timestamp() + make_interval(secs => request.r_lease_seconds)",
+        "AND NOT p.held AND (p.lease_until IS NULL OR p.lease_until <= clock_timestamp()) "
+        "AND (SELECT m.mode FROM modes AS m) = 'normal'",
+        many=many,
+    )
+
+
+COMMIT: Final = _commit(many=False)
+COMMIT_MANY: Final = _commit(many=True)
+BEGIN: Final = _begin(many=False)
+BEGIN_MANY: Final = _begin(many=True)
 
 OPEN_UNDER_SHARED_MODE_LOCK: Final = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock_shared({LOCK_SPACE}, {MODE_LOCK})"
@@ -121,7 +161,7 @@ SELECT p.state = $2 AND p.version = $3 AS current, p.held,
 FROM payouts AS p WHERE p.payout_id = $1
 """
 
-NEXT_IDENTITY_NUMBER: Final = "SELECT nextval('payout_identity_numbers')"
+NEXT_IDENTITY_NUMBERS: Final = "SELECT nextval('payout_identity_numbers') FROM generate_series(1, $1::bigint)"
 
 DUE: Final = """
 WITH picked AS (
@@ -140,7 +180,7 @@ SELECT payout_id, version, state, untouched, correlation_id FROM moved ORDER BY 
 """
 
 UNANNOUNCED: Final = f"""
-SELECT {_listed(COLUMNS, "p.")}, {_OWNED.format(row="p")} FROM payouts AS p
+SELECT {_listed(COLUMNS, "p.")}, {_OWNED} FROM payouts AS p {_RECEIPT_OF.format(row="p")}
 WHERE p.announced_version < p.announce_version
     AND p.updated_at <= statement_timestamp() - make_interval(secs => $2)
 ORDER BY p.updated_at, p.payout_id
@@ -165,6 +205,31 @@ RECORD_INTAKE: Final = """
 INSERT INTO intake (topic, partition_number, record_offset, disposition, payout_id, reason_code)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
+"""
+
+UNACCOUNTED: Final = """
+SELECT asked.place
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) WITH ORDINALITY
+    AS asked (topic, partition_number, record_offset, payout_id, place)
+WHERE NOT EXISTS (
+    SELECT FROM payouts AS p
+    WHERE p.payout_id = asked.payout_id AND p.source_topic = asked.topic
+        AND p.source_partition = asked.partition_number AND p.source_offset = asked.record_offset
+) AND NOT EXISTS (
+    SELECT FROM intake AS i
+    WHERE i.topic = asked.topic AND i.partition_number = asked.partition_number
+        AND i.record_offset = asked.record_offset
+)
+ORDER BY asked.place
+"""
+
+VERIFIED_OFFSETS: Final = "SELECT partition_number, next_offset FROM verified_offsets WHERE topic = $1"
+
+VERIFIED_UP_TO: Final = """
+INSERT INTO verified_offsets AS v (topic, partition_number, next_offset) VALUES ($1, $2, $3)
+ON CONFLICT ON CONSTRAINT verified_offsets_pkey
+DO UPDATE SET next_offset = excluded.next_offset, verified_at = clock_timestamp()
+WHERE v.next_offset < excluded.next_offset
 """
 
 HISTORY: Final = """
@@ -221,6 +286,9 @@ UNION ALL SELECT 'leased', count(*) FROM payouts WHERE lease_until > statement_t
 UNION ALL SELECT 'unannounced', count(*) FROM payouts WHERE announced_version < announce_version
 UNION ALL SELECT 'due', count(*) FROM payouts WHERE due_at <= statement_timestamp() AND NOT held
 """
+
+SCAN_WHOLE_TABLES: Final = "SET LOCAL enable_seqscan = on"
+"""For `COUNTS`, which reads every row anyway."""
 
 DURABILITY: Final = """
 SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,

@@ -97,6 +97,11 @@ def _json_or_none(detail: Mapping[str, Any]) -> str | None:
         return None
 
 
+def is_storable_text(text: str) -> bool:
+    """Whether PostgreSQL's `text` holds it: no zero byte, no half of a character."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def checked_limit(limit: int) -> int:
     """`limit` if a statement may move that many rows. Raises ValueError."""
     if not 1 <= limit <= ROWS_PER_STATEMENT_MAX:

@@ -16,17 +16,19 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
 from sandbox.servers.processes import (
     BIND_TRIES,
     LOOPBACK,
+    POLL_SECONDS,
     ManagedProcess,
     PortLease,
     ServerError,
@@ -47,6 +49,7 @@ STOP_SECONDS = 20.0
 # Opening a connection or creating a database on loopback.
 SQL_SECONDS = 30.0
 MAX_CONNECTIONS = 200
+STANDBY_NAME = "payouts_standby"
 # Accounts that own nothing, in order of preference, for a launcher that is root; the second always exists.
 UNPRIVILEGED_USERS = ("pgserver", "nobody")
 SETTINGS = {
@@ -217,6 +220,9 @@ class PostgresServer:
                 if attempt == BIND_TRIES or "could not bind" not in str(error):
                     raise
                 self._lease = None
+        self._after_start()
+
+    def _after_start(self) -> None:
         ensure_database(self.url_for("postgres"), DATABASE_NAME)
 
     def stop(self) -> None:
@@ -226,6 +232,8 @@ class PostgresServer:
         if self._process is not None:
             # Both end the backends and give shared memory back; SIGINT also writes everything to disk.
             first_signal = signal.SIGQUIT if self._is_temporary else signal.SIGINT
+            # Frozen backends would keep a woken postmaster waiting for them.
+            self._process.resume()
             self._process.stop(STOP_SECONDS, first_signal=first_signal)
         if self._lease is not None:
             self._lease.release()
@@ -348,7 +356,14 @@ class PostgresServer:
             cancel=cancel,
         )
 
-    def _child(self, program: str, options: list[str], directory: Path, log_path: Path) -> ManagedProcess:
+    def _child(
+        self,
+        program: str,
+        options: list[str],
+        directory: Path,
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> ManagedProcess:
         if self._binaries is None:
             raise ServerError("PostgreSQL was not prepared")
         return ManagedProcess(
@@ -356,10 +371,86 @@ class PostgresServer:
             [self._binaries / program, *options],
             log_path=log_path,
             # Nothing of the launcher's environment: PGDATA, PGPORT and the like would change what we start.
-            environment={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            environment={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
             working_directory=directory,
             run_as=self._user,
         )
+
+
+class PostgresStandby(PostgresServer):
+    """A synchronous standby: from its start on, the primary confirms no commit that this one has not on disk.
+
+        primary.start()
+        standby = PostgresStandby(primary)
+        standby.start()
+        standby.pause()      # the primary's commits wait
+        primary.kill()
+        standby.resume()
+        standby.promote()    # clients with `shared_url()` find it
+
+    Stop it before its primary is asked to serve alone: `detach` lets the primary's commits go on without it.
+    """
+
+    def __init__(self, primary: PostgresServer, directory: Path | None = None) -> None:
+        """`directory` as for `PostgresServer`; the primary must be running at the first `start`."""
+        super().__init__(directory)
+        self._primary = primary
+        self._has_taken_over = False
+
+    def shared_url(self, database: str = DATABASE_NAME) -> str:
+        """Address of a database on whichever of the two takes writes."""
+        parts = urlsplit(self._primary.url_for(database))
+        hosts = f"{LOOPBACK}:{self._primary.port},{LOOPBACK}:{self.port}"
+        return f"postgresql://{parts.username}:{parts.password}@{hosts}{parts.path}?target_session_attrs=read-write"
+
+    def promote(self) -> None:
+        """Take over on a new timeline. Raises ServerError while the primary lives: it would go on beside this one."""
+        if self._primary.is_running:
+            raise ServerError("kill the primary before its standby takes over: two would take writes")
+        execute_sql(self.url_for("postgres"), f"SELECT pg_promote(true, {round(SQL_SECONDS)})")
+        self._has_taken_over = True
+
+    def detach(self) -> None:
+        """Let the primary confirm commits by itself again."""
+        execute_sql(self._primary.url_for("postgres"), "ALTER SYSTEM RESET synchronous_standby_names")
+        execute_sql(self._primary.url_for("postgres"), "SELECT pg_reload_conf()")
+
+    def _initialise(self, directory: Path, cancel: threading.Event | None) -> None:
+        data = directory / "data"
+        self._password = password_of(self._primary.url)
+        if data.exists():
+            return
+        partial = directory / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        if self._user is not None:
+            os.chown(partial, self._user.user_id, self._user.group_id)
+        address = f"host={LOOPBACK} port={self._primary.port} user={USER_NAME} application_name={STANDBY_NAME}"
+        options = ["--pgdata", str(partial), "--dbname", address, "--write-recovery-conf"]
+        options += ["--wal-method=stream", "--checkpoint=fast", "--no-sync"]
+        # By the environment, because every user can read a command line.
+        password = {"PGPASSWORD": self._password}
+        self._initdb = self._child("pg_basebackup", options, directory, directory / "backup.log", password)
+        self._initdb.start()
+        self._initdb.wait_success(timeout_seconds=INITDB_SECONDS, cancel=cancel)
+        partial.rename(data)
+
+    def _after_start(self) -> None:
+        if self._has_taken_over or not self._primary.is_running:
+            return
+        admin_url = self._primary.url_for("postgres")
+        execute_sql(admin_url, f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY_NAME}'")
+        execute_sql(admin_url, "SELECT pg_reload_conf()")
+        deadline = time.monotonic() + READY_SECONDS
+        while not fetch_value(admin_url, "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            if time.monotonic() > deadline:
+                raise ServerError("the standby did not become synchronous; see postgres.log of both servers")
+            time.sleep(POLL_SECONDS)
+
+
+def password_of(url: str) -> str:
+    """The password in an address."""
+    return unquote(urlsplit(url).password or "")
 
 
 def postgres_from_environment(directory: Path | None = None) -> ForeignPostgres | PostgresServer:
@@ -392,15 +483,20 @@ def with_database(url: str, name: str) -> str:
 
 def execute_sql(url: str, statement: str) -> None:
     """Run one statement on its own connection, from sync code, inside or outside a running event loop."""
+    _run_apart(_on_a_connection(url, lambda connection: connection.execute(statement, timeout=SQL_SECONDS)))
 
-    async def run() -> None:
-        connection = await asyncpg.connect(url, timeout=SQL_SECONDS)
-        try:
-            await connection.execute(statement, timeout=SQL_SECONDS)
-        finally:
-            await connection.close(timeout=SQL_SECONDS)
 
-    _run_apart(run())
+def fetch_value(url: str, query: str) -> object:
+    """The first value of the first row, or None; as `execute_sql`."""
+    return _run_apart(_on_a_connection(url, lambda connection: connection.fetchval(query, timeout=SQL_SECONDS)))
+
+
+async def _on_a_connection(url: str, work: Callable[[Any], Awaitable[Result]]) -> Result:
+    connection = await asyncpg.connect(url, timeout=SQL_SECONDS)
+    try:
+        return await work(connection)
+    finally:
+        await connection.close(timeout=SQL_SECONDS)
 
 
 def _run_apart(work: Coroutine[Any, Any, Result]) -> Result:
@@ -413,10 +509,10 @@ def _quoted(identifier: str) -> str:
 
 
 def _says_ready(pid_file: Path, process_id: int) -> bool:
-    """Whether `postmaster.pid` was written by this process and its eighth line says ready."""
+    """Whether `postmaster.pid` was written by this process and its eighth line says ready (a standby: for queries)."""
     with contextlib.suppress(OSError):
         lines = pid_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return len(lines) >= 8 and lines[0].strip() == str(process_id) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0].strip() == str(process_id) and lines[7].strip() in {"ready", "standby"}
     return False
 
 

@@ -15,7 +15,7 @@ from ledger.postgres import PostgresLedger
 from processors.payout.row import FundingKind, PayoutRow, PayoutState
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-TABLES = ("payouts", "receipts", "history", "modes", "intake")
+TABLES = ("payouts", "receipts", "history", "modes", "intake", "verified_offsets")
 EMPTY_THE_LEDGER = "; ".join(
     [
         "BEGIN",
@@ -70,6 +70,11 @@ def identity(number: int) -> dict[str, Any]:
         "systems_trace_audit_number": 100_000 + number % 900_000,
         "retrieval_reference_number": f"606012{number // 900_000:06d}",
     }
+
+
+def adjustment_identity(number: int) -> dict[str, Any]:
+    """The three columns of an adjustment's identity, as its first intent sets them (rules S1, C4)."""
+    return {f"compensation_{column}": value for column, value in identity(number).items()}
 
 
 def step(before: PayoutRow, transition: str = "step", **changes: Any) -> Change:

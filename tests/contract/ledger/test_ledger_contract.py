@@ -14,6 +14,7 @@ from ledger.interface import (
     Change,
     Disposition,
     Existing,
+    InboundPosition,
     Inserted,
     IntakeRecord,
     LeasesStillLive,
@@ -36,6 +37,7 @@ from tests.contract.ledger.ledger_harness import (
     OWNER,
     START,
     Harness,
+    adjustment_identity,
     begun,
     committed,
     identity,
@@ -166,6 +168,7 @@ EVERY_MUTABLE_COLUMN: dict[str, Any] = {
     "attempts": 4,
     "inquiries": 5,
     "systemic_refusals": 6,
+    "own_failures": 3,
     "ambiguous": True,
     **identity(7),
     "first_intent_at": START + timedelta(seconds=3),
@@ -186,6 +189,7 @@ EVERY_MUTABLE_COLUMN: dict[str, Any] = {
     "compensation_first_intent_at": START + timedelta(seconds=5),
     "compensation_last_intent_at": START + timedelta(seconds=6),
     "compensation_sealed_body": b"\x00\xff",
+    **adjustment_identity(8),
     "due_at": START + timedelta(days=3_650),
     "announce_version": 10,
 }
@@ -204,7 +208,9 @@ async def test_l2_a_commit_writes_every_mutable_column_and_no_other(harness: Har
 
 
 async def test_l2_a_commit_can_clear_what_may_be_empty(harness: Harness) -> None:
-    full = {name: value for name, value in EVERY_MUTABLE_COLUMN.items() if name not in identity(7)}
+    full = {
+        name: value for name, value in EVERY_MUTABLE_COLUMN.items() if name not in identity(7) | adjustment_identity(8)
+    }
     before = await inserted(harness.ledger, 1, **full)
     empty: dict[str, Any] = {f.name: None for f in fields(PayoutRow) if f.name in full and "None" in str(f.type)}
     assert len(empty) > 20
@@ -524,6 +530,25 @@ async def test_s1_an_identity_once_taken_is_kept(harness: Harness, other: dict[s
     assert (await committed(harness.ledger, step(row, attempts=2))).identity_number == 1
 
 
+async def test_s1_an_adjustments_identity_is_used_once_and_kept(harness: Harness) -> None:
+    """The same promises as for the payout's own identity, and the two do not get in each other's way."""
+    row = await committed(harness.ledger, step(await inserted(harness.ledger), **identity(1)))
+    row = await begun(harness.ledger, row, **adjustment_identity(2))
+    other = await inserted(harness.ledger, 2)
+    with pytest.raises(RowRejected, match="payouts_compensation_identity_number_key"):
+        await harness.ledger.begin(step(other, **adjustment_identity(2)), OWNER, 60)
+    with pytest.raises(RowRejected, match="payouts_compensation_identity_kept"):
+        await harness.ledger.commit(step(row, **adjustment_identity(3)))
+    with pytest.raises(RowRejected, match="payouts_compensation_identity_whole"):
+        await harness.ledger.commit(step(other, compensation_identity_number=3))
+    with pytest.raises(RowRejected, match="payouts_compensation_identity_form"):
+        await harness.ledger.commit(
+            step(other, **adjustment_identity(3) | {"compensation_systems_trace_audit_number": 1})
+        )
+    assert await harness.ledger.read(row.payout_id) == row
+    assert await harness.ledger.read(other.payout_id) == other
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -701,6 +726,48 @@ async def test_k6_k7_intake_remembers_the_first_fate_of_every_offset(harness: Ha
     for record in (refused, refused, replace(refused, disposition=Disposition.REPEAT), dead):
         await harness.ledger.record_intake(record)
     assert await harness.intake() == [refused, dead]
+
+
+async def test_k9_what_the_ledger_knows_nothing_of_is_named_in_the_order_asked(harness: Harness) -> None:
+    """A row counts for the record it came from only: the same id at another offset is another record's matter."""
+    row = await inserted(harness.ledger, 1)
+    dead = IntakeRecord("payout_requests", 1, 50, Disposition.DEAD_LETTER, None, "UNDECODABLE")
+    decided = IntakeRecord("payout_review_decisions", 0, 2, Disposition.HANDLED, row.payout_id, "NO_OPEN_CASE")
+    for record in (dead, decided):
+        await harness.ledger.record_intake(record)
+    known = [
+        InboundPosition(row.source_topic, row.source_partition, row.source_offset, row.payout_id),
+        InboundPosition(dead.topic, dead.partition, dead.offset, None),
+        InboundPosition(dead.topic, dead.partition, dead.offset, "payout-99999999"),
+        InboundPosition(decided.topic, decided.partition, decided.offset, row.payout_id),
+    ]
+    unknown = [
+        InboundPosition(row.source_topic, row.source_partition, row.source_offset, None),
+        InboundPosition(row.source_topic, row.source_partition, row.source_offset + 1, row.payout_id),
+        InboundPosition(row.source_topic, row.source_partition + 1, row.source_offset, row.payout_id),
+        InboundPosition("another_topic", row.source_partition, row.source_offset, row.payout_id),
+        InboundPosition(dead.topic, dead.partition, dead.offset + 1, f"{SECRET}\0"),
+        InboundPosition(dead.topic, dead.partition, dead.offset + 1, "half \ud800"),
+    ]
+    unknown.append(unknown[0])
+    mixed = [place for pair in zip(unknown, [*known, *known], strict=False) for place in pair]
+    assert list(await harness.ledger.unaccounted(mixed)) == unknown
+    assert list(await harness.ledger.unaccounted([])) == []
+
+
+async def test_k9_verified_offsets_only_grow_and_are_kept_by_topic_and_partition(harness: Harness) -> None:
+    assert await harness.ledger.verified_offsets("payout_requests") == {}
+    for partition, offset in ((0, 10), (3, 7), (0, 4), (3, 8), (5, 0)):
+        await harness.ledger.verified_up_to("payout_requests", partition, offset)
+    await harness.ledger.verified_up_to("payout_review_decisions", 0, 99)
+    assert await harness.ledger.verified_offsets("payout_requests") == {0: 10, 3: 8, 5: 0}
+    assert await harness.ledger.verified_offsets("payout_review_decisions") == {0: 99}
+
+
+@pytest.mark.parametrize("place", [("", 0, 1), ("t" * 513, 0, 1), ("topic", -1, 1), ("topic", 0, -1), ("\0", 0, 1)])
+async def test_k9_l5_a_place_that_cannot_be_is_refused(harness: Harness, place: tuple[str, int, int]) -> None:
+    with pytest.raises(RowRejected):
+        await harness.ledger.verified_up_to(*place)
 
 
 async def test_counts_say_where_everything_stands(harness: Harness) -> None:

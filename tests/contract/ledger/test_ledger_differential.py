@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from ledger.interface import Change, Disposition, IntakeRecord, LeasesStillLive, Ledger, Mode, RowRejected
+from ledger.interface import (
+    Change,
+    Disposition,
+    InboundPosition,
+    IntakeRecord,
+    LeasesStillLive,
+    Ledger,
+    Mode,
+    RowRejected,
+)
 from ledger.memory import MemoryLedger
 from processors.payout.row import CompensationState, FundingKind, PayoutRow, PayoutState
-from tests.contract.ledger.ledger_harness import PostgresHarness, identity, sample_row
+from tests.contract.ledger.ledger_harness import PostgresHarness, adjustment_identity, identity, sample_row
 
 PAYOUTS = 8
 OPERATIONS = 400
@@ -100,6 +109,7 @@ async def answer(ledger: Ledger, operation: Operation) -> object:
 async def drawn(dice: random.Random, model: MemoryLedger) -> tuple[str, Operation]:
     """One operation, on a row as the model knows it now or knew it once."""
     names = {"insert": 3, "commit": 8, "begin": 8, "due": 2, "unannounced": 1, "mark": 2, "mode": 1, "intake": 1}
+    names |= {"unaccounted": 1, "verify": 1, "verified": 1}
     name = dice.choices(list(names), list(names.values()))[0]
     payout = dice.randrange(PAYOUTS)
     if name in {"commit", "begin"}:
@@ -128,12 +138,33 @@ def drawn_other(dice: random.Random, name: str, payout: int) -> Operation:
         disposition = dice.choice(list(Disposition))
         record = IntakeRecord("payout_requests", 0, dice.randrange(6), disposition, None, "CODE")
         return lambda ledger: ledger.record_intake(record)
+    if name == "unaccounted":
+        places = [drawn_place(dice) for _ in range(limit)]
+        return lambda ledger: ledger.unaccounted(places)
+    if name == "verify":
+        partition, offset = dice.randrange(2), dice.randrange(-1, 9)
+        return lambda ledger: ledger.verified_up_to("payout_requests", partition, offset)
+    if name == "verified":
+        return lambda ledger: verified(ledger, "payout_requests")
     mode = dice.choice([Mode.NORMAL, Mode.NORMAL, Mode.HALTED])
     return lambda ledger: mode_word(ledger, mode)
 
 
 async def mode_word(ledger: Ledger, mode: Mode) -> str:
     return (await ledger.set_mode(mode, "operator", "why", 0)).mode.value
+
+
+async def verified(ledger: Ledger, topic: str) -> dict[int, int]:
+    return dict(sorted((await ledger.verified_offsets(topic)).items()))
+
+
+def drawn_place(dice: random.Random) -> InboundPosition:
+    """Of a row, of an intake record, or of nothing."""
+    row = sample_row(dice.randrange(PAYOUTS))
+    if dice.random() < 0.5:
+        return InboundPosition("payout_requests", 0, dice.randrange(7), dice.choice([None, row.payout_id]))
+    offset = row.source_offset + dice.randrange(2)
+    return InboundPosition(row.source_topic, row.source_partition, offset, row.payout_id)
 
 
 def drawn_row(dice: random.Random, payout: int) -> PayoutRow:
@@ -161,6 +192,8 @@ def drawn_change(dice: random.Random, row: PayoutRow) -> Change:
     }
     if dice.random() < 0.4:
         changes |= identity(dice.randrange(1, 12))
+    if dice.random() < 0.2:
+        changes |= adjustment_identity(dice.randrange(20, 32))
     if dice.random() < 0.03:
         changes["systems_trace_audit_number"] = 100_001
     before: dict[str, Any] = {}
