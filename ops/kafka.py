@@ -34,7 +34,13 @@ CLIENT_ID: Final = "payouts-command"
 # A healthy broker answers in milliseconds; a first connection with TLS and SASL in less than two seconds.
 LEADER_POLL_SECONDS: Final = 0.05
 LEADER_IS_COMING: Final = frozenset(
-    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+    }
 )
 """What a broker says of a partition that it does not lead yet; the client marks only transactional errors retriable."""
 ADMIN_SECONDS: Final = 10.0

@@ -11,17 +11,22 @@ from typing import Annotated
 import typer
 
 from ops import (
+    cancel,
     compensations,
     doctor,
+    hold,
+    intake,
     keys,
     lag,
     ledger,
     modes,
+    resolve,
     results,
     review,
     schemas,
     send,
     show,
+    stuck,
     topics,
     worker,
 )
@@ -70,12 +75,13 @@ def options(
         os.environ[SETTINGS_VARIABLE] = str(settings_file)
 
 
-for command in (worker, send, results, compensations, show, lag, doctor):
+for command in (worker, send, results, compensations, show, stuck, hold, resolve, cancel, lag, doctor):
     command.register(app)
 for name, noun in (
     ("topics", topics.app),
     ("schemas", schemas.app),
     ("ledger", ledger.app),
+    ("intake", intake.app),
     ("modes", modes.app),
     ("review", review.app),
     ("keys", keys.app),

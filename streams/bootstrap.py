@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ from processors.visa.transport import VisaConnection, VisaDirectClient
 from schemas.codec import Codec, PinnedResolver, RegistryResolver, RegistryUnavailable, SchemaNotRegistered
 from schemas.topics import topic_name
 from streams.announcer import Announcer
+from streams.backlog import Backlog
 from streams.clock import utc_now
+from streams.completeness import Follower, KafkaRecords
 from streams.dead_letters import DeadLetters
 from streams.driver import Driver
 from streams.gate import Gate
 from streams.handlers import StageHandlers
 from streams.health import HealthServer
+from streams.holes import HoleJudge, PartitionReader, Slot, Unreadable
 from streams.intake import Intake
 from streams.kafka_app import PayoutsApp, confluent_config, create_app
 from streams.keys import Keys, load_keys
@@ -45,12 +49,22 @@ from streams.settings import AGENT_NAMES, Settings, SettingsInvalid
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.visa_calls import VisaCalls
-from streams.watchdog import Watchdog
+from streams.visa_pause import VisaPauses
+from streams.watchdog import Watchdog, Work
 
 log = logging.getLogger(__name__)
 
 EXIT_CODE_UNCONFIRMED = 71
 """A publish was not confirmed in time (rule K5), or a background task died; the supervisor starts it again."""
+EXIT_CODE_RECORD_LOST = 72
+"""A record was found that should have been delivered and was not (rule K8): the next start reads it."""
+STANDSTILL_CALLS = 8
+"""Longest calls that a partition may stand still for. The worst of a healthy day is three agents' full slots before
+the permits of one worker, 64 at a time, and a question after each call: six."""
+STANDSTILL_SECONDS_MIN = 30.0
+"""With the test profile's short calls: a starved machine is no standstill."""
+LOOKS_PER_STANDSTILL = 4
+"""A record that nobody takes is seen well before the limit."""
 DRAIN_MARGIN_SECONDS = 3.0
 """After the longest call, for its outcome's commit and publish."""
 
@@ -91,17 +105,34 @@ class WorkerRuntime:
         self.name = name
         self.gate = Gate()
         self.metrics = Metrics()
+        self.visa_pauses = VisaPauses(
+            after_failures=settings.visa_pause_after_failures,
+            probe_max_seconds=settings.visa_probe_max_seconds,
+            clock=time.monotonic,
+            metrics=self.metrics,
+        )
         self.app: PayoutsApp = create_app(settings, name)
         self.app.on_lost = self._forget
         self.app.on_begin = self._begin
         self.app.on_end = self._end
+        self.app.committable = self._committable
         self.app.drain = self._drain
         self._pumps: dict[str, Pump] = {}
+        self._pump_of: dict[str, Pump] = {}
+        """By the topic's name on the cluster."""
         self._handlers: dict[str, Handler] = {}
         self._on_bug: Any = None
         self._background: list[asyncio.Task[None]] = []
         self._closers: list[Any] = []
-        self._watchdog = Watchdog(limit_seconds=max(10.0, settings.unconfirmed_seconds * 2))
+        self._judge = HoleJudge(confluent_config(settings), self.metrics)
+        self._standstill_seconds = max(STANDSTILL_SECONDS_MIN, STANDSTILL_CALLS * settings.http_total_seconds)
+        self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), self._standstill_seconds)
+        self._backlog = Backlog(
+            PartitionReader(confluent_config(settings)),
+            self._idle_positions,
+            every_seconds=self._standstill_seconds / LOOKS_PER_STANDSTILL,
+        )
+        self._closers += [self._judge.close, self._backlog.close]
         self._add_agents()
 
     def _add_agents(self) -> None:
@@ -120,9 +151,13 @@ class WorkerRuntime:
             on_bug=self._bug,
             metrics=self.metrics,
             generation=lambda: self.app.consumer_generation_id,
+            first_offset=self.app.offsets.first,
+            judge=self._judge,
+            on_loss=_end_after_loss,
         )
         self._pumps[topic] = pump
         name = topic_name(topic, self.settings.payouts_topic_prefix)
+        self._pump_of[name] = pump
 
         async def consume(stream: Any) -> None:
             await pump.run(_events(stream))
@@ -206,13 +241,14 @@ class WorkerRuntime:
             clock=utc_now,
             metrics=self.metrics,
             is_paused=lambda: bool(self.gate.reasons),
+            is_visa_paused=lambda: bool(self.visa_pauses.reasons),
         )
         health = HealthServer(
             host=settings.payouts_http_host,
             port=settings.payouts_http_port,
             port_file=settings.payouts_http_port_file,
             ledger=ledger,
-            gate=self.gate,
+            paused_for=self._paused_for,
             metrics=self.metrics,
             assignment=self._assignment,
             refresh=self._refresh_gauges,
@@ -220,7 +256,10 @@ class WorkerRuntime:
         await health.start()
         self._closers.append(health.stop)
         self._watchdog.start()
+        follower = self._follower(ledger, codec)
         self._background = [
+            asyncio.create_task(follower.follow_forever(), name="completeness"),
+            asyncio.create_task(self._backlog.look_forever(), name="backlog"),
             asyncio.create_task(announcer.mark_forever(), name="announcement marks"),
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
             asyncio.create_task(sweeper.gauge_forever(), name="gauges"),
@@ -229,6 +268,24 @@ class WorkerRuntime:
         for task in self._background:
             task.add_done_callback(_ended_on_its_own)
         log.info("worker open", extra={"agents": ",".join(self.agents), "profile": settings.payouts_profile.value})
+
+    def _follower(self, ledger: Ledger, codec: Codec) -> Follower:
+        settings = self.settings
+        records = KafkaRecords(confluent_config(settings), settings.group)
+        self._closers.append(records.close)
+        return Follower(
+            ledger,
+            codec,
+            records,
+            prefix=settings.payouts_topic_prefix,
+            committed=lambda: self.app.offsets.committed,
+            drive=lambda record: self._pump_of[record.topic].handle_again(record),
+            gate=self.gate,
+            away=_away,
+            patience_seconds=60.0 if settings.production else 6.0,
+            every_seconds=2.0 if settings.production else 0.5,
+            metrics=self.metrics,
+        )
 
     async def _open_ledger(self) -> Ledger:
         ledger = await PostgresLedger.connect(
@@ -253,7 +310,7 @@ class WorkerRuntime:
             stages,
             profile=submission_profile(self.settings),
             keys=keys,
-            gate=self.gate,
+            pauses=self.visa_pauses,
             calls_max=self.settings.visa_calls_max,
             clock=utc_now,
             metrics=self.metrics,
@@ -263,6 +320,7 @@ class WorkerRuntime:
 
     async def _drain(self) -> None:
         """Take nothing new; let what is in work end, for at most the longest call."""
+        self.visa_pauses.stop()
         limit = self.settings.http_total_seconds + DRAIN_MARGIN_SECONDS
         done = await asyncio.gather(*(pump.drain(limit) for pump in self._pumps.values()))
         log.info("drained", extra={"complete": all(done)})
@@ -280,13 +338,35 @@ class WorkerRuntime:
 
     async def _beat(self) -> None:
         while True:
-            self._watchdog.beat()
+            self._watchdog.beat(self._work())
             await asyncio.sleep(0.5)
+
+    def _work(self) -> Work:
+        """How our partitions stand, for the watchdog."""
+        committed = self.app.offsets.committed
+        in_work = {slot for pump in self._pumps.values() for slot, count in pump.waiting.items() if count}
+        unconfirmed = {slot for slot, offset in committed.items() if (self._committable(slot) or 0) > offset}
+        paused = bool(self._paused_for()) or bool(self.app.rebalancing)
+        return Work(committed, frozenset(in_work | unconfirmed | self._backlog.waiting), paused)
+
+    def _idle_positions(self) -> dict[Slot, int]:
+        """The next offset of every partition in which nothing is in work."""
+        busy = {slot for pump in self._pumps.values() for slot, count in pump.waiting.items() if count}
+        committed = self.app.offsets.committed.items()
+        return {slot: max(offset, self._committable(slot) or 0) for slot, offset in committed if slot not in busy}
+
+    def _committable(self, slot: Slot) -> int | None:
+        pump = self._pump_of.get(slot[0])
+        return pump.committable(slot) if pump is not None else None
 
     def _forget(self, lost: Iterable[tuple[str, int]]) -> None:
         for pump in self._pumps.values():
             pump.forget(None)
         log.info("partitions given back", extra={"partitions": len(list(lost))})
+
+    def _paused_for(self) -> tuple[str, ...]:
+        """Why new work waits: what everybody needs is away, or Visa serves nobody (rules K5, S7)."""
+        return self.gate.reasons + self.visa_pauses.reasons
 
     def _assignment(self) -> list[str]:
         return sorted(f"{tp.topic}-{tp.partition}" for tp in self.app.consumer.assignment())
@@ -315,7 +395,7 @@ def _away(error: Exception) -> str | None:
         return "database"
     if isinstance(error, RegistryUnavailable | SchemaNotRegistered):
         return "schema registry"
-    if isinstance(error, BrokerUnavailable | PublishUnconfirmed):
+    if isinstance(error, BrokerUnavailable | PublishUnconfirmed | Unreadable):
         return "broker"
     if isinstance(error, SealingKeyUnknown | ContentKeyUnknown):
         return "keys"  # every payout under that key fails alike: a person restores it, nothing is decided meanwhile
@@ -330,6 +410,13 @@ def _ended_on_its_own(task: asyncio.Task[None]) -> None:
         )
         logging.shutdown()
         os._exit(EXIT_CODE_UNCONFIRMED)
+
+
+def _end_after_loss(what: str) -> None:
+    """K8: nothing from the lost record on was committed, so the next start reads it again."""
+    log.critical("a record was lost on its way to us: ending the worker", extra={"record": what})
+    logging.shutdown()
+    os._exit(EXIT_CODE_RECORD_LOST)
 
 
 def _end_process(topic: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ledger.interface import Ledger
+from ledger.interface import Disposition, IntakeRecord, Ledger
 from processors.payout.events import Confirmed, Held, Reviewed
 from processors.payout.row import COMPENSATION_ENDS, CompensationState, PayoutRow, PayoutState
 from schemas.card_numbers import looks_like_card_number
@@ -91,6 +91,7 @@ class StageHandlers:
             event["compensation_id"], event["outcome"] == "COMPLETED", _word(event["confirmation_reference"])
         )
         await self._drive(await self._driver.apply(row, confirmed), frozenset())
+        await self._handled(record, row.payout_id)
 
     async def review(self, record: Record) -> None:
         """A reviewer's decision on an open case (rule R1)."""
@@ -107,6 +108,7 @@ class StageHandlers:
             event["case_id"], event["decision"] == "APPROVE", _word(event["reviewer"]), _word(event["reason_code"])
         )
         await self._drive(await self._driver.apply(row, reviewed), frozenset())
+        await self._handled(record, row.payout_id)
 
     async def on_bug(self, record: Record, error: Exception) -> None:
         """A handler failed in a way nobody foresaw: hold the payout, set the record aside, go on (P8)."""
@@ -115,6 +117,12 @@ class StageHandlers:
         if row is not None and not (row.is_terminal and row.compensation in COMPENSATION_ENDS):
             await self._driver.apply(row, Held(f"PROCESSING_FAILED:{type(error).__name__}"))
         await self._dead_letters.set_aside(record, "PROCESSING_FAILED", type(error).__name__)
+
+    async def _handled(self, record: Record, payout_id: str) -> None:
+        """K9: a word from outside leaves a trace, also one that meant nothing (any more)."""
+        await self._ledger.record_intake(
+            IntakeRecord(record.topic, record.partition, record.offset, Disposition.HANDLED, payout_id, "HANDLED")
+        )
 
     async def _drive(self, row: PayoutRow, work: frozenset[Work] | set[Work]) -> None:
         """With nothing to do the row is only announced, if that is open: a redelivery makes a lost publish good."""

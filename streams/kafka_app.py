@@ -1,20 +1,22 @@
 """The Faust application, with what stock Faust lacks (see ARCHITECTURE.md, "Faust").
 
 Idempotent producer forced on; acknowledgement windows reset before Faust's own revoke handling; a bounded drain at
-shutdown instead of an unbounded wait; no tables, no leader topic, no web server, no topic creation.
+shutdown instead of an unbounded wait; no tables, no leader topic, no web server, no topic creation. What is committed
+is what our windows say (rules K1, K8): Faust's own arithmetic of acknowledgements and gaps takes no part in it.
 """
 
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.holes import Slot
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,10 +25,127 @@ COMMIT_INTERVAL_SECONDS = 0.5
 """Bounds the repeats after a kill to what half a second of work acknowledges."""
 HEARTBEATS_PER_SESSION = 6
 """Several may be lost before the broker gives the partitions away."""
-STREAM_BUFFER_MAX = 4096
-"""Records fetched and not started; with MAX_POLL_RECORDS it bounds memory whatever the backlog."""
-MAX_POLL_RECORDS = 500
+STREAM_BUFFER_MAX = 500
+"""Records fetched and not started, per topic; with MAX_POLL_RECORDS it bounds memory whatever the backlog."""
+MAX_POLL_RECORDS = 100
+"""Taken from the fetcher at once. A fifth of the buffer: a topic is paused at four fifths, so one turn still fits."""
+FETCH_PARTITION_BYTES_MAX = 262_144
+"""Fetched ahead per partition: 84 partitions in one worker are 21 MiB. A longer record still comes, alone."""
+FETCH_BYTES_MAX = 8_388_608
+"""Of one answer of one broker, before it is split into partitions."""
+NEXT_RECORDS_SECONDS = 0.1
+"""A topic whose buffer became free waits until the question for the other topics' records has ended."""
 PRODUCER_LINGER_SECONDS = 0.002
+
+
+class Offsets:
+    """Where reading began in each partition that is ours, and what is committed since, as the broker confirmed it."""
+
+    def __init__(self) -> None:
+        self._first: dict[Slot, int] = {}
+        self._committed: dict[Slot, int] = {}
+
+    @property
+    def committed(self) -> dict[Slot, int]:
+        """The committed offset of every partition that is ours; 0 where nothing was ever committed."""
+        return dict(self._committed)
+
+    def may_commit(self, slot: Slot, offset: int) -> bool:
+        """Whether this would be news to the broker, and the partition is ours."""
+        committed = self._committed.get(slot)
+        return committed is not None and offset > committed
+
+    def first(self, slot: Slot) -> int | None:
+        """The committed offset at which reading began, or went back to, last."""
+        return self._first.get(slot)
+
+    def sought(self, found: Mapping[Slot, int | None]) -> None:
+        """Reading goes on at the committed offsets; these partitions are ours, and no others."""
+        self._first = {slot: max(0, offset or 0) for slot, offset in found.items()}
+        self._committed = dict(self._first)
+
+    def confirmed(self, offsets: Mapping[Slot, int]) -> None:
+        """The broker took a commit. An answer that comes after the partition was lost changes nothing."""
+        for slot, offset in offsets.items():
+            if slot in self._committed:
+                self._committed[slot] = max(self._committed[slot], offset)
+
+    def forget(self) -> None:
+        """No partition is ours."""
+        self._first.clear()
+        self._committed.clear()
+
+
+class OrderedConsumerThread(driver.AIOKafkaConsumerThread):
+    """Reads committed records only, and little ahead."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust has no settings for these; they are read when the consumer starts. An originator who took his
+        # transaction back has asked for nothing.
+        consumer._isolation_level = "read_committed"
+        consumer._fetch_max_bytes = FETCH_BYTES_MAX
+        return consumer
+
+
+class OrderedConsumer(driver.Consumer):
+    """Commits what the acknowledgement windows say, and nothing else.
+
+    Stock Faust commits past an event in work, and past a hole that nobody looked into (rule K8): its own lists of
+    acknowledged offsets and gaps stay empty here.
+    """
+
+    @property
+    def _payouts(self) -> "PayoutsApp":
+        return cast("PayoutsApp", self.app)
+
+    def _new_consumer_thread(self) -> OrderedConsumerThread:
+        return OrderedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def ack(self, message: Any) -> bool:
+        """Faust's own bookkeeping of events that are finished; offsets are none of it."""
+        if message.acked:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return True
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """A gap is not handled because it is a gap: the window's hole is judged."""
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return (tp for tp in self.assignment() if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._payouts.committable((tp.topic, tp.partition))
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        return self._payouts.offsets.may_commit((tp.topic, tp.partition), offset)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        done = bool(await super()._commit(offsets))
+        if done:
+            self._payouts.offsets.confirmed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
+        return done
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go back to the committed offsets, and to the beginning where there is none: Faust would stay where it is."""
+        found = await super().seek_to_committed()
+        uncommitted = [tp for tp, offset in found.items() if not offset or offset < 0]
+        if uncommitted:
+            await self._thread.seek_to_beginning(*driver.ensure_aiokafka_TPset(uncommitted))
+        self._payouts.offsets.sought({(tp.topic, tp.partition): offset for tp, offset in found.items()})
+        return found
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
+        """Records as they come; asked again often, because the question leaves out what is paused at its beginning."""
+        async for place_and_message in super().getmany(min(timeout, NEXT_RECORDS_SECONDS)):
+            yield place_and_message
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """The last partition that is read stays so: without one, Faust sleeps for a second. It waits for room."""
+        if len(self._get_active_partitions()) > 1:
+            super().on_buffer_full(tp)
 
 
 class IdempotentProducer(driver.Producer):
@@ -37,8 +156,13 @@ class IdempotentProducer(driver.Producer):
 
 
 class PayoutsApp(faust.App):
-    """One worker. `on_lost` forgets lost partitions; `on_begin` and `on_end` open and close our parts."""
+    """One worker. `on_lost` forgets lost partitions; `on_begin` and `on_end` open and close our parts.
 
+    `committable` says for a partition what may be committed; `offsets` knows what is.
+    """
+
+    offsets: Offsets
+    committable: Callable[[Slot], int | None]
     on_lost: Callable[[Iterable[tuple[str, int]]], None]
     on_begin: Callable[[], Awaitable[None]]
     on_end: Callable[[], Awaitable[None]]
@@ -49,6 +173,7 @@ class PayoutsApp(faust.App):
         await self.on_begin()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.offsets.forget()
         self.on_lost((tp.topic, tp.partition) for tp in revoked)
         await super()._on_partitions_revoked(revoked)
 
@@ -89,6 +214,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
         broker_request_timeout=max(90.0, settings.rebalance_timeout_seconds + 10.0),
         broker_commit_interval=COMMIT_INTERVAL_SECONDS,
         broker_max_poll_records=MAX_POLL_RECORDS,
+        consumer_max_fetch_size=FETCH_PARTITION_BYTES_MAX,
         broker_check_crcs=True,
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=STREAM_BUFFER_MAX,
@@ -103,7 +229,9 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
         value_serializer="raw",
         autodiscover=False,
     )
+    app.offsets = Offsets()
     app.transport.Producer = IdempotentProducer  # type: ignore[misc]
+    app.transport.Consumer = OrderedConsumer  # type: ignore[misc]
     return app
 
 

@@ -50,6 +50,21 @@ class Metrics:
         self.offset_holes = Counter(
             "payouts_offset_holes", "Offsets that were never delivered.", ["topic"], registry=registry
         )
+        self.records_lost = Counter(
+            "payouts_records_lost", "Records found in a hole: the worker ends itself.", ["topic"], registry=registry
+        )
+        self.records_expired = Counter(
+            "payouts_records_expired", "Offsets that retention removed unread.", ["topic"], registry=registry
+        )
+        self.intake_verified = Counter(
+            "payouts_intake_verified", "Inbound records looked up in the ledger.", ["topic"], registry=registry
+        )
+        self.intake_missing = Counter(
+            "payouts_intake_missing", "Inbound records that the ledger did not know.", ["topic"], registry=registry
+        )
+        self.intake_unverified = Gauge(
+            "payouts_intake_unverified", "Committed offsets not looked up yet.", ["topic"], registry=registry
+        )
         self.handler_bugs = Counter(
             "payouts_handler_failures", "Records whose handler failed unexpectedly.", ["agent"], registry=registry
         )
@@ -57,6 +72,7 @@ class Metrics:
         self.payouts_in_state = Gauge("payouts_in_state", "Payouts by state.", ["state"], registry=registry)
         self.mode = Gauge("payout_mode", "1 for the mode in force.", ["mode"], registry=registry)
         self.paused = Gauge("payouts_paused", "1 while new work waits.", registry=registry)
+        self.visa_paused = Gauge("visa_paused", "1 while this kind of call to Visa waits.", ["lane"], registry=registry)
         self.in_work = Gauge("payouts_events_in_progress", "Events in work.", ["agent"], registry=registry)
         self.last_progress = Gauge(
             "payouts_last_progress_timestamp_seconds", "When a record last reached its end.", registry=registry

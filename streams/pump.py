@@ -1,8 +1,11 @@
 """The thin shell around every agent: bounded tasks, acknowledgements in offset order, no exception leaves (rule K1).
 
-Faust gives the events; `AckWindow` decides what may be acknowledged; a handler does the work. An event is
+Faust gives the events; `AckWindow` decides what may be acknowledged and committed; a handler does the work. An event is
 acknowledged only when its handler has returned, and a handler returns only when the event is advanced, scheduled,
 held, sent to review, refused or dead-lettered, committed in the ledger and confirmed by the broker.
+
+A hole in the offsets is looked into by `judge` (rule K8). Until it is known to hold no record, nothing after it is
+acknowledged; a record in it was lost on its way to us, and `on_loss` ends the process, so that it is read again.
 """
 
 import asyncio
@@ -14,6 +17,7 @@ from typing import Any, Protocol
 
 from streams.ack_window import AckWindow, OffsetOutOfOrder
 from streams.gate import Gate, pauses
+from streams.holes import Judge, Slot
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -43,8 +47,6 @@ class Handler(Protocol):
     async def __call__(self, record: Record) -> None: ...
 
 
-Slot = tuple[str, int]
-
 UNACKNOWLEDGED_MAX = 1000
 """Events started and not yet acknowledged per agent: one slow head must not pile a backlog up behind it in memory."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,7 +66,11 @@ class Pump:
         on_bug: Callable[[Record, Exception], Awaitable[None]],
         metrics: Metrics,
         generation: Callable[[], int | None],
+        first_offset: Callable[[Slot], int | None],
+        judge: Judge,
+        on_loss: Callable[[str], None],
     ) -> None:
+        """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8)."""
         self.name = name
         self._handler = handler
         self._gate = gate
@@ -72,6 +78,10 @@ class Pump:
         self._on_bug = on_bug
         self._metrics = metrics
         self._generation = generation
+        self._first_offset = first_offset
+        self._judge = judge
+        self._on_loss = on_loss
+        self._judgements: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(in_flight_max)
         self._windows: dict[Slot, tuple[int | None, AckWindow[Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +93,20 @@ class Pump:
     def in_work(self) -> int:
         """Events started and not finished."""
         return len(self._tasks)
+
+    @property
+    def waiting(self) -> dict[Slot, int]:
+        """Events and holes in each partition's window that are not acknowledged or passed yet."""
+        return {slot: len(window) for slot, (_, window) in self._windows.items()}
+
+    def committable(self, slot: Slot) -> int | None:
+        """The offset that may be committed for a partition; None while there is nothing to commit."""
+        known = self._windows.get(slot)
+        return known[1].committable if known is not None and known[0] == self._generation() else None
+
+    async def handle_again(self, record: Record) -> None:
+        """Handle a record that did not come through the stream; raises nothing for the record itself (rule K9)."""
+        await self._gate.retry_while_away(lambda: self._handle(record), self._away)
 
     async def run(self, events: AsyncIterator[Any]) -> None:
         """Take events for ever; never raises for a record."""
@@ -131,27 +155,73 @@ class Pump:
         if generation != self._generation():
             return False  # fetched before a rebalance: whoever owns the partition now reads it again
         known = self._windows.get(slot)
-        if known is None or known[0] != generation:
-            known = (generation, AckWindow())
-            self._windows[slot] = known
-        window = known[1]
+        if known is not None and known[0] == generation:
+            window = known[1]
+        else:
+            opened = self._open_window(slot, generation, message.offset)
+            if opened is None:
+                return False
+            window = opened
         try:
             hole = window.start(message.offset, event)
         except OffsetOutOfOrder:
             log.warning("reader went backwards", extra={"agent": self.name, "offset": message.offset})
             if window.oldest is not None and message.offset >= window.oldest:
                 return False  # delivered twice; the first delivery is in the window and will end it
-            window = AckWindow()
-            self._windows[slot] = (generation, window)
+            opened = self._open_window(slot, generation, message.offset)
+            if opened is None:
+                return False
+            window = opened
             hole = window.start(message.offset, event)
         if hole:
-            self._metrics.offset_holes.labels(message.topic).inc(len(hole))
-            log.warning("hole in the offsets", extra={"agent": self.name, "from": hole.start, "to": hole.stop})
+            self._look_into(slot, window, hole)
         self._metrics.received.labels(message.topic).inc()
         task = asyncio.create_task(self._work(event, window), name=f"{self.name}-{message.offset}")
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return True
+
+    def _open_window(self, slot: Slot, generation: int | None, offset: int) -> AckWindow[Any] | None:
+        """K8: the first event must stand at the committed offset; without knowing that one nothing is started."""
+        first = self._first_offset(slot)
+        if first is None:
+            self._on_loss(f"{slot[0]}-{slot[1]}-{offset}: an event came before its partition's committed offset")
+            return None
+        # A topic that was made anew or cut off begins before the committed offset: that is no hole.
+        window: AckWindow[Any] = AckWindow(min(first, offset))
+        self._windows[slot] = (generation, window)
+        return window
+
+    def _look_into(self, slot: Slot, window: AckWindow[Any], hole: range) -> None:
+        self._metrics.offset_holes.labels(slot[0]).inc(len(hole))
+        log.warning("hole in the offsets", extra={"agent": self.name, "from": hole.start, "to": hole.stop})
+        task = asyncio.create_task(self._judge_hole(slot, window, hole), name=f"{self.name}-hole-{hole.start}")
+        self._judgements.add(task)
+        task.add_done_callback(self._judged)
+
+    def _judged(self, task: asyncio.Task[None]) -> None:
+        self._judgements.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a hole was not judged", extra={"agent": self.name}, exc_info=task.exception())
+
+    async def _judge_hole(self, slot: Slot, window: AckWindow[Any], hole: range) -> None:
+        """Nothing after the hole is acknowledged before this ends; it is tried until the broker answers (rule K5)."""
+        found: list[int | None] = []
+
+        async def look() -> None:
+            found.append(await self._judge(slot, hole))
+
+        await self._gate.retry_while_away(look, self._away)
+        if not self._is_current(slot, window):
+            return  # whoever has the partition now reads it from its committed offset, which is before the hole
+        lost = found[-1]
+        if lost is not None:
+            self._metrics.records_lost.labels(slot[0]).inc()
+            self._on_loss(f"{slot[0]}-{slot[1]}-{lost}: the record was never delivered to us")
+            return
+        for done in window.pass_hole(hole):
+            self._acknowledge(done, window)
+        self._room.set()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -172,6 +242,8 @@ class Pump:
         )
         with self._metrics.handled(message.topic):
             await self._gate.retry_while_away(lambda: self._handle(record), self._away)
+        # Behind a slow head up to UNACKNOWLEDGED_MAX events wait: they need their offsets, not their content.
+        message.value = event.value = None
         for done in window.finish(message.offset):
             self._acknowledge(done, window)
         self._room.set()
@@ -201,11 +273,12 @@ class Pump:
 
     def _acknowledge(self, event: Any, window: AckWindow[Any]) -> None:
         """Only for the generation that this worker still is in; a stale window acknowledges nothing."""
-        message = event.message
-        known = self._windows.get((message.topic, message.partition))
-        if known is None or known[1] is not window or known[0] != self._generation():
-            return
-        event.ack()
+        if self._is_current((event.message.topic, event.message.partition), window):
+            event.ack()
+
+    def _is_current(self, slot: Slot, window: AckWindow[Any]) -> bool:
+        known = self._windows.get(slot)
+        return known is not None and known[1] is window and known[0] == self._generation()
 
 
 def _time(seconds: Any) -> datetime:

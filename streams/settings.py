@@ -12,10 +12,10 @@ import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from processors.payout.schedule import Schedule
@@ -63,6 +63,15 @@ class Settings(BaseSettings):
     payouts_lease_seconds: float | None = Field(None, gt=0, le=600)
     payouts_commit_timeout_seconds: float | None = Field(None, gt=0, le=120)
 
+    retry_base_delay_seconds: float | None = Field(None, gt=0, le=60)
+    """After a refusal that is nobody's fault in particular (429, no connection): first wait, then doubled."""
+    retry_max_delay_seconds: float | None = Field(None, gt=0, le=3600)
+    retry_backoff_multiplier: float | None = Field(None, ge=1, le=10)
+    retry_budget: int | None = Field(None, ge=1, le=100)
+    """Failures of a payout's own before a person looks at it (rule S7)."""
+    retry_budget_base_delay_seconds: float | None = Field(None, gt=0, le=3600)
+    retry_budget_max_delay_seconds: float | None = Field(None, gt=0, le=3600)
+
     kafka_bootstrap_servers: Annotated[str, NoDecode] = "127.0.0.1:9092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL"] = "PLAINTEXT"
     kafka_ssl_ca_path: Path | None = None
@@ -101,6 +110,19 @@ class Settings(BaseSettings):
     request_id_header: str = "x-request-id"
     visa_calls_max: int = Field(64, ge=1, le=1000)
     """Calls in flight at once from this worker."""
+    visa_pause_after_failures: int = Field(8, ge=1, le=1000)
+    """Calls of one kind that nobody answered, in a row, before that kind pauses: more than chance makes of a call lost
+    now and then, fewer than an outage should reach."""
+    visa_probe_max_seconds: float = Field(30.0, ge=1, le=600)
+    """The longest time between two tries while paused: an outage that is over should not last longer for us."""
+
+    @model_validator(mode="after")
+    def _retry_times_agree(self) -> Self:
+        try:
+            _ = self.schedule
+        except ValueError as error:
+            raise ValueError(f"the RETRY_ variables contradict each other: {error}") from None
+        return self
 
     @property
     def production(self) -> bool:
@@ -109,10 +131,18 @@ class Settings(BaseSettings):
 
     @property
     def schedule(self) -> Schedule:
-        """The profile's times."""
+        """The profile's times, with what is set."""
         schedule = Schedule.production() if self.production else Schedule.test()
-        lease = self.payouts_lease_seconds
-        return schedule if lease is None else replace(schedule, lease_seconds=lease)
+        wanted: dict[str, Any] = {
+            "lease_seconds": self.payouts_lease_seconds,
+            "retry_base_seconds": self.retry_base_delay_seconds,
+            "retry_max_seconds": self.retry_max_delay_seconds,
+            "retry_multiplier": self.retry_backoff_multiplier,
+            "retry_budget": self.retry_budget,
+            "own_retry_base_seconds": self.retry_budget_base_delay_seconds,
+            "own_retry_max_seconds": self.retry_budget_max_delay_seconds,
+        }
+        return replace(schedule, **{name: value for name, value in wanted.items() if value is not None})
 
     @property
     def http_total_seconds(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streams.gate import Gate
+from streams.holes import Judge, Slot
 from streams.metrics import Metrics
 from streams.pump import Pump, Record
 from tests.unit.streams.streams_world import until
@@ -23,6 +24,11 @@ class Away(Exception):
     """Something everybody needs is away."""
 
 
+async def nothing_is_there(_: Slot, __: range) -> int | None:
+    """A broker that knows of no record in any hole."""
+    return None
+
+
 @dataclass
 class Faust:
     """Gives events to a pump and notes what it acknowledges."""
@@ -34,6 +40,10 @@ class Faust:
     gate: Gate = field(default_factory=Gate)
     metrics: Metrics = field(default_factory=Metrics)
     on_bug: Callable[[Record, Exception], Awaitable[None]] | None = None
+    first: dict[Slot, int] = field(default_factory=dict)
+    """The committed offset of each partition: the lowest given, unless a test says otherwise."""
+    losses: list[str] = field(default_factory=list)
+    judge: Judge = field(default_factory=lambda: nothing_is_there)
 
     def event(self, offset: int, **changes: Any) -> Any:
         """One event; `ack` notes its offset."""
@@ -48,7 +58,9 @@ class Faust:
             "generation_id": self.generation,
         }
         message = SimpleNamespace(**(facts | changes))
-        return SimpleNamespace(message=message, ack=lambda: self.acknowledged.append(offset))
+        slot = (message.topic, message.partition)
+        self.first[slot] = min(offset, self.first.get(slot, offset))
+        return SimpleNamespace(message=message, value=message.value, ack=lambda: self.acknowledged.append(offset))
 
     def pump(self, handler: Callable[[Record], Awaitable[None]], *, slots: int = SLOTS) -> Pump:
         async def bug(record: Record, error: Exception) -> None:
@@ -65,6 +77,9 @@ class Faust:
             on_bug=bug,
             metrics=self.metrics,
             generation=lambda: self.generation,
+            first_offset=self.first.get,
+            judge=lambda slot, hole: self.judge(slot, hole),
+            on_loss=self.losses.append,
         )
 
     async def events(self) -> AsyncIterator[Any]:
@@ -289,6 +304,135 @@ async def test_a_hole_is_counted() -> None:
     await all_of(faust.pump(handler), faust, [faust.event(10), faust.event(14)])
     value = faust.metrics.registry.get_sample_value("payouts_offset_holes_total", {"topic": "payout_requests"})
     assert value == 3.0
+
+
+async def handle_nothing(_: Record) -> None:
+    """A handler that is done at once."""
+
+
+async def test_nothing_behind_a_hole_is_acknowledged_before_it_is_judged() -> None:
+    """K8: work goes on behind the hole, and neither an acknowledgement nor a commit passes it."""
+    faust = Faust()
+    answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    asked: list[tuple[Slot, range]] = []
+
+    async def judge(slot: Slot, hole: range) -> int | None:
+        asked.append((slot, hole))
+        return await answer
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    slot = ("payout_requests", 0)
+    await all_of(pump, faust, [faust.event(offset) for offset in (10, 14, 15)])
+    assert asked == [(slot, range(11, 14))]
+    assert (faust.acknowledged, pump.committable(slot)) == ([10], 11)
+    answer.set_result(None)
+    await let_run()
+    assert (faust.acknowledged, pump.committable(slot), faust.losses) == ([10, 14, 15], 16, [])
+
+
+async def test_a_record_found_in_a_hole_ends_the_process_with_nothing_committed_past_it() -> None:
+    """K8: the next start reads it again from there."""
+    faust = Faust()
+
+    async def judge(_: Slot, __: range) -> int | None:
+        return 12
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    await all_of(pump, faust, [faust.event(offset) for offset in (10, 11, 14)])
+    await let_run()
+    assert faust.losses == ["payout_requests-0-12: the record was never delivered to us"]
+    assert (faust.acknowledged, pump.committable(("payout_requests", 0))) == ([10, 11], 12)
+    assert faust.metrics.registry.get_sample_value("payouts_records_lost_total", {"topic": "payout_requests"}) == 1.0
+
+
+async def test_the_first_event_must_stand_at_the_committed_offset() -> None:
+    """K8: what lies between is a hole like any other."""
+    faust = Faust(first={("payout_requests", 0): 7})
+    asked: list[range] = []
+
+    async def judge(_: Slot, hole: range) -> int | None:
+        asked.append(hole)
+        return 8
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    await all_of(pump, faust, [faust.event(9)])
+    await let_run()
+    assert asked == [range(7, 9)]
+    assert len(faust.losses) == 1
+    assert (faust.acknowledged, pump.committable(("payout_requests", 0))) == ([], None)
+
+
+async def test_without_a_known_committed_offset_nothing_is_started() -> None:
+    """K8: an event whose beginning nobody knows could hide any number of others."""
+    faust = Faust()
+    event = faust.event(9)
+    faust.first.clear()
+    pump = faust.pump(handle_nothing)
+    await all_of(pump, faust, [event])
+    assert len(faust.losses) == 1
+    assert faust.acknowledged == []
+    faust.first[("payout_requests", 0)] = 9
+    await slots_are_whole(pump, faust, 9)
+
+
+async def test_a_hole_is_judged_again_until_the_broker_answers() -> None:
+    """K5, K8: meanwhile new work waits; no answer is no proof of emptiness."""
+    faust = Faust()
+    asked = 0
+
+    async def judge(_: Slot, __: range) -> int | None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise Away
+        assert faust.gate.reasons == ("database",)
+        return None
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    await all_of(pump, faust, [faust.event(10), faust.event(12)])
+    await until(lambda: faust.acknowledged == [10, 12])
+    assert (asked, faust.gate.reasons) == (3, ())
+
+
+async def test_a_hole_of_a_lost_partition_ends_nobody() -> None:
+    """K8: whoever has it now begins at the committed offset, before the hole."""
+    faust = Faust()
+    answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+    async def judge(_: Slot, __: range) -> int | None:
+        return await answer
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    await all_of(pump, faust, [faust.event(10), faust.event(12)])
+    pump.forget()
+    answer.set_result(11)
+    await let_run()
+    assert (faust.losses, faust.acknowledged) == ([], [10])
+
+
+async def test_what_waits_behind_a_slow_head_keeps_no_content() -> None:
+    """Limits: a thousand events may wait for one; each may have been a MiB."""
+    faust = Faust()
+    release = asyncio.Event()
+
+    async def handler(record: Record) -> None:
+        assert record.value == b"value"
+        if record.offset == 10:
+            await release.wait()
+
+    pump = faust.pump(handler)
+    events = [faust.event(10), faust.event(11)]
+    faust.give(*events, None)
+    await pump.run(faust.events())
+    await let_run()
+    assert [event.message.value for event in events] == [b"value", None]
+    release.set()
+    await until(lambda: faust.acknowledged == [10, 11])
 
 
 async def test_a_handlers_bug_is_set_aside_and_acknowledged() -> None:

@@ -185,3 +185,21 @@ def test_a_file_gives_settings_and_the_environment_wins(
     monkeypatch.setenv("PAYOUTS_SETTINGS_FILE", str(tmp_path / "missing.env"))
     with pytest.raises(SettingsInvalid, match="does not exist"):
         load_settings()
+
+
+def test_the_retry_budget_and_its_delays_can_be_set(loaded: "Loader") -> None:
+    """S7: all configurable; what is not set is the profile's."""
+    schedule = loaded(
+        RETRY_BASE_DELAY_SECONDS="2",
+        RETRY_MAX_DELAY_SECONDS="20",
+        RETRY_BUDGET="7",
+        RETRY_BUDGET_MAX_DELAY_SECONDS="90",
+    ).schedule
+    assert (schedule.retry_base_seconds, schedule.retry_max_seconds, schedule.retry_budget) == (2.0, 20.0, 7)
+    assert (schedule.retry_multiplier, schedule.own_retry_max_seconds) == (2.0, 90.0)
+
+
+def test_retry_times_that_contradict_each_other_are_refused(loaded: "Loader") -> None:
+    """S7: a first delay longer than the longest is a mistake that must be seen at once."""
+    with pytest.raises(SettingsInvalid, match="RETRY_ variables contradict"):
+        loaded(RETRY_BASE_DELAY_SECONDS="30", RETRY_MAX_DELAY_SECONDS="10")

@@ -1,13 +1,16 @@
-"""Design 6: the watchdog ends a worker whose event loop stands still, and no other."""
+"""Design 6: the watchdog ends a worker whose event loop, or whose committed offset, stands still, and no other."""
 
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams import watchdog as module
-from streams.watchdog import EXIT_CODE_WEDGED, Watchdog
+from streams.holes import Slot
+from streams.watchdog import EXIT_CODE_WEDGED, Standstill, Watchdog, Work
 
 LIMIT_SECONDS = 0.2
 
@@ -90,3 +93,70 @@ def test_a_process_that_was_frozen_as_a_whole_gets_another_chance(
     monkeypatch.setattr(watchdog._stopped, "wait", wait)
     watchdog._watch()
     assert ended == []
+
+
+A: Slot = ("payout_requests", 0)
+B: Slot = ("payout_requests", 1)
+STANDSTILL_SECONDS = 30.0
+
+
+def work(a: int, *waiting: Slot, paused: bool = False) -> Work:
+    """Partition A at an offset; B never moves."""
+    return Work({A: a, B: 7}, frozenset(waiting), paused)
+
+
+def test_a_partition_that_stands_still_while_work_waits_is_named() -> None:
+    """Design 6: over the limit, not at it; and only that partition."""
+    standstill = Standstill(STANDSTILL_SECONDS)
+    assert standstill.over_limit(work(5, A), 100.0) == []
+    assert standstill.over_limit(work(5, A), 130.0) == []
+    assert standstill.over_limit(work(5, A), 130.5) == [A]
+
+
+def test_progress_begins_the_count_anew() -> None:
+    """A call may take long: what counts is that the committed offset moves within the limit."""
+    standstill = Standstill(STANDSTILL_SECONDS)
+    for number in range(20):
+        assert standstill.over_limit(work(number, A), 100.0 + 29.0 * number) == []
+
+
+@pytest.mark.parametrize("declared", [work(5), work(5, A, paused=True), Work({B: 7}, frozenset({A}))])
+def test_without_waiting_work_in_a_declared_pause_or_without_the_partition_nobody_is_ended(declared: Work) -> None:
+    """K5: what is away pauses the worker on purpose; the count begins anew when it comes back."""
+    standstill = Standstill(STANDSTILL_SECONDS)
+    assert standstill.over_limit(work(5, A), 100.0) == []
+    assert standstill.over_limit(declared, 125.0) == []
+    assert standstill.over_limit(declared, 500.0) == []
+    assert standstill.over_limit(work(5, A), 501.0) == []
+    assert standstill.over_limit(work(5, A), 530.0) == []
+    assert standstill.over_limit(work(5, A), 532.0) == [A]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 40.0), st.booleans(), st.booleans(), st.booleans()), max_size=40))
+def test_property_ended_is_exactly_who_stood_still_for_the_whole_limit(
+    steps: list[tuple[float, bool, bool, bool]],
+) -> None:
+    """Design 6, against the definition: no step within the limit moved, paused, or found nothing waiting."""
+    standstill = Standstill(STANDSTILL_SECONDS)
+    now, offset, excused_at = 1000.0, 0, 1000.0
+    standstill.over_limit(work(offset, A), now)
+    for seconds, moves, waits, paused in steps:
+        now += seconds
+        offset += moves
+        if moves or not waits or paused:
+            excused_at = now
+        found = standstill.over_limit(work(offset, *([A] if waits else []), paused=paused), now)
+        assert found == ([A] if now - excused_at > STANDSTILL_SECONDS else [])
+
+
+def test_a_standstill_ends_the_worker_although_its_loop_turns(ended: Ended) -> None:
+    """Design 6: heartbeats go on in another thread, so nobody else would notice."""
+    dog = Watchdog(60.0, standstill_seconds=0.1)
+    dog.beat(work(5, A))
+    dog.start()
+    try:
+        assert ended.event.wait(10.0)
+        assert set(ended) == {EXIT_CODE_WEDGED}
+    finally:
+        dog.stop()
+        dog._thread.join(5.0)

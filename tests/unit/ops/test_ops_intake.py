@@ -1,0 +1,87 @@
+"""K9: `payouts intake verify` says what it would do wrong before it does anything."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from typer.testing import CliRunner
+
+from ledger.interface import InboundPosition
+from ledger.memory import MemoryLedger
+from ops import intake
+from ops.exit_codes import ExitCode
+from ops.failures import CommandFailed
+from ops.main import app
+from streams.clock import utc_now
+from streams.completeness import KafkaRecords
+
+TOPIC = "payout_requests"
+CARD = "4957030420210462"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--topic", "payout_results"),
+        ("--from", "5"),
+        ("--from", "5", "--topic", TOPIC),
+        ("--from", "5", "--partition", "0"),
+        ("--from", "5", "--topic", TOPIC, "--partition", "0", "--from-time", "2026-11-22T17:00:00Z"),
+        ("--from-time", "yesterday"),
+        ("--from-time", "2026-11-22T17:00:00"),
+        ("--from", "-1", "--topic", TOPIC, "--partition", "0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_asked(words: tuple[str, ...]) -> None:
+    """Design 10: exit code 2, and no connection is made."""
+    ended = CliRunner().invoke(app, ["intake", "verify", *words], env={"PAYOUTS_PROFILE": "test"})
+    assert ended.exit_code == ExitCode.USAGE, ended.output
+
+
+def test_a_key_that_may_be_a_card_number_is_not_shown() -> None:
+    """P6: whatever a producer used as a key."""
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    assert intake._row(InboundPosition(TOPIC, 0, 7, CARD), at, "missing") == {
+        "topic": TOPIC,
+        "partition": 0,
+        "offset": 7,
+        "payout_id": intake.WITHHELD,
+        "at": at,
+        "fate": "missing",
+    }
+    assert intake._row(InboundPosition(TOPIC, 0, 7, "order-1"), at, "missing")["payout_id"] == "order-1"
+
+
+class Marks:
+    """The marks in Kafka."""
+
+    def __init__(self, marks: Mapping[int, int]) -> None:
+        self._marks = marks
+
+    async def marked(self, _: str, partitions: Sequence[int]) -> Mapping[int, int]:
+        return {number: self._marks[number] for number in partitions if number in self._marks}
+
+
+@pytest.mark.parametrize(("mark", "is_refused"), [(5, False), (6, True), (None, False)])
+async def test_driving_in_is_refused_on_a_ledger_that_knows_less_than_it_did(
+    mark: int | None, is_refused: bool
+) -> None:
+    """L11: what a restored copy misses may have been paid; `--drive` could pay it a second time."""
+    ledger = MemoryLedger(utc_now)
+    await ledger.verified_up_to(TOPIC, 0, 5)
+    marks = cast("KafkaRecords", cast("Any", Marks({} if mark is None else {0: mark})))
+    missing = [(InboundPosition(TOPIC, 0, 5, "order-1"), None)]
+    if not is_refused:
+        await intake._refuse_after_a_restore(ledger, marks, missing)
+        return
+    with pytest.raises(CommandFailed) as refusal:
+        await intake._refuse_after_a_restore(ledger, marks, missing)
+    assert refusal.value.code is ExitCode.REFUSED
+
+
+def test_looking_again_begins_at_the_first_missing_record_of_each_partition() -> None:
+    """K9: everything behind it is looked up again, which is harmless."""
+    places = [(0, 9), (0, 4), (1, 7)]
+    missing = [InboundPosition(TOPIC, partition, offset, None) for partition, offset in places]
+    assert intake._first_of_each(missing) == {(TOPIC, 0): 4, (TOPIC, 1): 7}

@@ -1,0 +1,297 @@
+"""K9: what others produced and the ledger does not know is driven in again; a ledger that forgot is not trusted."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger.interface import Disposition, IntakeRecord, LedgerUnavailable
+from ledger.memory import MemoryLedger
+from schemas.codec import Codec, PinnedResolver
+from streams.clock import utc_now
+from streams.completeness import BATCH_RECORDS_MAX, Follower
+from streams.gate import Gate
+from streams.holes import Slot, Span, Unreadable
+from streams.metrics import Metrics
+from streams.pump import Record
+from tests.unit.streams.streams_world import until
+
+SLOT: Slot = ("payout_requests", 0)
+PATIENCE_SECONDS = 60.0
+
+
+def message(offset: int, key: bytes | None = b"payout-1", value: bytes | None = b"value") -> Any:
+    """A record as confluent-kafka gives it."""
+    facts: dict[str, Any] = {
+        "topic": SLOT[0],
+        "partition": SLOT[1],
+        "offset": offset,
+        "key": key,
+        "value": value,
+        "timestamp": (1, 1_772_366_400_000),
+        "headers": [("ce_id", b"one")],
+    }
+    return SimpleNamespace(**{name: (lambda fact=fact: fact) for name, fact in facts.items()})
+
+
+@dataclass
+class World:
+    """A partition, its committed offset and mark, the model of the ledger, and a clock that the test moves."""
+
+    log: list[Any]
+    committed: dict[Slot, int]
+    ledger: MemoryLedger = field(default_factory=lambda: MemoryLedger(utc_now))
+    marks: dict[int, int] = field(default_factory=dict)
+    reads: list[tuple[int, int]] = field(default_factory=list)
+    driven: list[Record] = field(default_factory=list)
+    handles: bool = True
+    away: Exception | None = None
+    now: float = 1000.0
+    batch: int = BATCH_RECORDS_MAX
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate()
+        self.follower = self.new_follower()
+
+    def new_follower(self) -> Follower:
+        return Follower(
+            self.ledger,
+            Codec(PinnedResolver()),
+            self,
+            prefix="",
+            committed=lambda: self.committed,
+            drive=self.drive,
+            gate=self.gate,
+            away=lambda error: "broker" if isinstance(error, Unreadable | LedgerUnavailable) else None,
+            patience_seconds=PATIENCE_SECONDS,
+            every_seconds=0.0,
+            metrics=self.metrics,
+            clock=lambda: self.now,
+        )
+
+    async def read(self, slot: Slot, first: int, end: int) -> Span:
+        assert slot == SLOT
+        self.reads.append((first, end))
+        if self.away is not None:
+            raise self.away
+        taken = [record for record in self.log if first <= record.offset() < end][: self.batch]
+        is_whole = len(taken) < self.batch
+        return Span(end if is_whole else taken[-1].offset() + 1, taken)
+
+    async def marked(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
+        assert topic == SLOT[0]
+        return {number: self.marks[number] for number in partitions if number in self.marks}
+
+    async def mark(self, slot: Slot, offset: int) -> None:
+        verified = await self.ledger.verified_offsets(slot[0])
+        assert verified[slot[1]] >= offset, "the ledger is written before the mark, so it is behind only when it forgot"
+        self.marks[slot[1]] = offset
+
+    async def drive(self, record: Record) -> None:
+        self.driven.append(record)
+        if self.handles:
+            await self.account(record.offset)
+
+    async def account(self, *offsets: int) -> None:
+        for offset in offsets:
+            await self.ledger.record_intake(IntakeRecord(*SLOT, offset, Disposition.REPEAT, "payout-1", "SAME_CONTENT"))
+
+    async def verified(self) -> int:
+        return (await self.ledger.verified_offsets(SLOT[0])).get(SLOT[1], 0)
+
+    def counted(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, {"topic": SLOT[0]})
+
+
+def world(count: int, committed: int, **more: Any) -> World:
+    return World([message(offset) for offset in range(count)], {SLOT: committed}, **more)
+
+
+async def test_what_is_accounted_for_is_verified_up_to_the_commit_and_no_further() -> None:
+    """K9: behind the committed offsets; nothing is driven, and nothing is looked up twice."""
+    one = world(10, 6)
+    await one.account(*range(6))
+    assert not await one.follower.follow_once()
+    assert (await one.verified(), one.marks, one.driven, one.reads) == (6, {0: 6}, [], [(0, 6)])
+    await one.follower.follow_once()
+    assert one.reads == [(0, 6)]
+    assert one.counted("payouts_intake_verified_total") == 6
+    assert one.counted("payouts_intake_unverified") == 0
+
+
+async def test_what_is_missing_is_driven_in_again_after_its_time_and_not_before() -> None:
+    """K9: 60 s, counted; what came in the meantime by itself is left alone; then the bookmark moves."""
+    one = world(6, 6)
+    await one.account(0, 1, 4)
+    await one.follower.follow_once()
+    one.now += PATIENCE_SECONDS - 1
+    await one.account(5)
+    await one.follower.follow_once()
+    assert (one.driven, await one.verified(), one.marks) == ([], 0, {})
+    assert one.counted("payouts_intake_unverified") == 2
+    one.now += 1
+    await one.follower.follow_once()
+    assert [record.offset for record in one.driven] == [2, 3]
+    assert one.counted("payouts_intake_missing_total") == 2
+    await one.follower.follow_once()
+    assert (await one.verified(), one.marks, len(one.driven)) == (6, {0: 6}, 2)
+
+
+async def test_the_record_is_driven_in_as_it_lies_in_the_topic() -> None:
+    """K9: the same handler sees the same bytes, place, time and headers."""
+    one = world(1, 1)
+    await one.follower.follow_once()
+    one.now += PATIENCE_SECONDS
+    await one.follower.follow_once()
+    (record,) = one.driven
+    assert (record.source, record.key, record.value) == ("payout_requests-0-0", b"payout-1", b"value")
+    assert (record.timestamp.isoformat(), record.headers) == ("2026-03-01T12:00:00+00:00", (("ce_id", b"one"),))
+
+
+async def test_what_a_handler_does_not_account_for_is_never_passed() -> None:
+    """K9: it is driven in again and again, at the pace of its patience, and the bookmark stays before it."""
+    one = world(2, 2, handles=False)
+    await one.follower.follow_once()
+    for _ in range(3):
+        one.now += PATIENCE_SECONDS
+        await one.follower.follow_once()
+        await one.follower.follow_once()
+    assert (len(one.driven), await one.verified()) == (6, 0)
+
+
+async def test_a_restart_goes_on_where_the_ledger_says() -> None:
+    """K9: nothing is left out over restarts, and nothing is begun anew."""
+    one = world(10, 10)
+    await one.account(*range(10))
+    await one.ledger.verified_up_to(*SLOT, 4)
+    await one.new_follower().follow_once()
+    assert one.reads == [(4, 10)]
+
+
+async def test_a_bookmark_moved_back_is_followed() -> None:
+    """K9: `payouts intake verify --drive` has the workers look again."""
+    one = world(10, 10)
+    await one.account(*range(10))
+    await one.follower.follow_once()
+    one.ledger = MemoryLedger(utc_now)
+    await one.account(*range(10))
+    await one.ledger.verified_up_to(*SLOT, 4)
+    one.marks[0] = 4
+    one.follower._ledger = one.ledger
+    await one.follower.follow_once()
+    assert one.reads == [(0, 10), (4, 10)]
+
+
+async def test_a_ledger_that_knows_less_than_its_mark_gets_nothing_driven_in() -> None:
+    """L11: a restored copy misses what may have been paid; a person decides. All the same it is counted."""
+    one = world(10, 10, marks={0: 8})
+    await one.account(*range(5))
+    await one.ledger.verified_up_to(*SLOT, 5)
+    for _ in range(4):
+        await one.follower.follow_once()
+        one.now += PATIENCE_SECONDS
+    assert one.driven == []
+    assert (await one.verified(), one.marks) == (5, {0: 8})
+    assert (one.counted("payouts_intake_missing_total") or 0) > 0
+    await one.account(*range(5, 10))  # as `payouts ledger adopt` would
+    await one.follower.follow_once()
+    await one.follower.follow_once()
+    assert (await one.verified(), one.marks) == (10, {0: 8})
+    one.committed[SLOT] = 11
+    one.log.append(message(10))
+    for _ in range(3):
+        await one.follower.follow_once()
+        one.now += PATIENCE_SECONDS
+    assert [record.offset for record in one.driven] == [10], "the ledger caught up: it is trusted again"
+
+
+async def test_a_large_backlog_is_looked_up_in_batches() -> None:
+    """Limits: one batch at a time, and the caller is told that there is more."""
+    one = world(10, 10, batch=4)
+    await one.account(*range(10))
+    assert [await one.follower.follow_once() for _ in range(3)] == [True, True, False]
+    assert one.reads == [(0, 10), (4, 10), (8, 10)]
+    assert await one.verified() == 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(None, b"garbage"), (None, None), (b"\xff\xfe", b"x"), (b"a\0b", b"x"), (b"k" * 2000, b"x")]
+)
+async def test_a_record_without_a_usable_name_is_found_by_its_place(key: bytes | None, value: bytes | None) -> None:
+    """K6, K9: a dead letter is accounted for by topic, partition and offset alone."""
+    one = World([message(0, key, value)], {SLOT: 1})
+    await one.account(0)
+    await one.follower.follow_once()
+    assert await one.verified() == 1
+
+
+async def test_a_lost_partition_is_forgotten_and_other_topics_are_none_of_ours() -> None:
+    """K9: one follower a partition, for what others produce to."""
+    one = world(4, 4)
+    one.committed[("payout_validated", 0)] = 9
+    await one.follower.follow_once()
+    assert one.follower._places.keys() == {SLOT}
+    del one.committed[SLOT]
+    await one.follower.follow_once()
+    assert one.follower._places == {}
+
+
+async def test_following_pauses_with_the_gate_and_survives_what_is_away() -> None:
+    """K5: a look-up that fails harms no payout and is tried again."""
+    one = world(4, 4, away=Unreadable("no broker"))
+    await one.account(*range(4))
+    one.gate.close("database")
+    running = asyncio.create_task(one.follower.follow_forever())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert one.reads == []
+    one.gate.open("database")
+    await until(lambda: len(one.reads) >= 1)
+    one.away = ZeroDivisionError("a bug of ours")
+    tried = len(one.reads)
+    await until(lambda: len(one.reads) >= tried + 2)
+    one.away = None
+    await until(lambda: bool(one.marks))
+    running.cancel()
+    assert one.marks == {0: 4}
+
+
+@given(
+    count=st.integers(1, 12),
+    batch=st.integers(1, 5),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_property_the_bookmark_never_passes_what_the_ledger_does_not_know(
+    count: int, batch: int, data: st.DataObject
+) -> None:
+    """K9: whatever is missing, comes late or is compacted away: in the end all that exists is accounted for."""
+
+    async def life() -> None:
+        existing = data.draw(st.sets(st.integers(0, count - 1)))
+        known = data.draw(st.sets(st.sampled_from(sorted(existing)))) if existing else set()
+        one = World([message(offset) for offset in sorted(existing)], {SLOT: 0}, batch=batch)
+        await one.account(*known)
+        for _ in range(4 * count + 8):
+            one.committed[SLOT] = min(count, one.committed[SLOT] + data.draw(st.integers(0, 3)))
+            if data.draw(st.booleans()):
+                one.follower = one.new_follower()  # a rebalance, or a restart
+            await one.follower.follow_once()
+            accounted = known | {record.offset for record in one.driven}
+            verified = await one.verified()
+            assert {offset for offset in existing if offset < verified} <= accounted
+            one.now += data.draw(st.sampled_from([1.0, PATIENCE_SECONDS]))
+        one.committed[SLOT] = count
+        for _ in range(4 * count + 8):
+            await one.follower.follow_once()
+            one.now += PATIENCE_SECONDS
+        assert await one.verified() == count
+        assert {record.offset for record in one.driven} == existing - known
+
+    asyncio.run(life())

@@ -1,0 +1,139 @@
+"""K1, K8: what Faust commits is what our windows say; its own arithmetic takes no part in it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from streams import kafka_app
+from streams.kafka_app import Offsets, OrderedConsumer, PayoutsApp, create_app
+from streams.settings import Profile, Settings
+
+PLACE = TP("payout_requests", 0)
+SLOT = ("payout_requests", 0)
+
+
+@dataclass(eq=False)
+class Message:
+    """What Faust acknowledges."""
+
+    offset: int
+    tp: TP = PLACE
+    topic: str = PLACE.topic
+    acked: bool = False
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[PayoutsApp]:
+    """An application that nobody starts."""
+    monkeypatch.setattr(OrderedConsumer, "assignment", lambda _: {PLACE})
+    made = create_app(Settings(payouts_profile=Profile.TEST), "worker-1")
+    made.committable = lambda _: None
+    loops: list[Any] = []
+    new_thread = OrderedConsumer._new_consumer_thread
+
+    def noted(consumer: OrderedConsumer) -> Any:
+        thread = new_thread(consumer)
+        loops.append(thread.thread_loop)
+        return thread
+
+    monkeypatch.setattr(OrderedConsumer, "_new_consumer_thread", noted)
+    yield made
+    for loop in loops:
+        loop.close()
+
+
+def consumer_of(app: PayoutsApp) -> Any:
+    consumer = app.consumer
+    assert isinstance(consumer, OrderedConsumer)
+    return consumer
+
+
+async def test_neither_acknowledgements_nor_gaps_of_faust_move_the_commit(app: PayoutsApp) -> None:
+    """K8: stock Faust would commit 106 here, with 100 in work and a hole that nobody looked into."""
+    consumer = consumer_of(app)
+    app.offsets.sought({SLOT: 100})
+    for offset in (101, 105):
+        message = Message(offset)
+        assert consumer.ack(message)
+        assert not consumer.ack(message), "twice is once"
+    await consumer._add_gap(PLACE, 102, 105)
+    assert consumer._filter_committable_offsets([PLACE]) == {}
+    assert (dict(consumer._acked), dict(consumer._gap)) == ({}, {})
+
+
+async def test_the_windows_say_what_is_committed_and_only_what_is_news(app: PayoutsApp) -> None:
+    """K1: the tracked offset is what the broker confirmed, so a failed commit is tried again."""
+    consumer = consumer_of(app)
+    app.committable = {SLOT: 104}.get
+    places = list(consumer._filter_tps_with_pending_acks())
+    assert consumer._filter_committable_offsets(places) == {}, "not ours yet"
+    app.offsets.sought({SLOT: None})
+    assert consumer._filter_committable_offsets(places) == {PLACE: 104}
+    taken: list[Mapping[TP, int]] = []
+
+    async def commit(offsets: Mapping[TP, int]) -> bool:
+        taken.append(offsets)
+        return len(taken) > 1
+
+    consumer._thread = SimpleNamespace(commit=commit)
+    assert not await consumer._commit({PLACE: 104})
+    assert consumer._filter_committable_offsets(places) == {PLACE: 104}
+    assert await consumer._commit({PLACE: 104})
+    assert consumer._filter_committable_offsets(places) == {}
+    assert app.offsets.committed == {SLOT: 104}
+
+
+async def test_going_back_goes_to_the_beginning_where_nothing_was_committed(app: PayoutsApp) -> None:
+    """K8: Faust would stay where it is, behind records that it fetched and dropped."""
+    consumer = consumer_of(app)
+    other, empty = TP("payout_requests", 1), TP("payout_requests", 2)
+    began: list[Any] = []
+
+    async def committed() -> Mapping[TP, int | None]:
+        return {PLACE: 7, other: None, empty: 0}
+
+    async def beginning(*places: Any) -> None:
+        began.extend(places)
+
+    consumer._thread = SimpleNamespace(seek_to_committed=committed, seek_to_beginning=beginning)
+    await consumer.seek_to_committed()
+    assert {(place.topic, place.partition) for place in began} == {("payout_requests", 1), ("payout_requests", 2)}
+    assert [app.offsets.first(("payout_requests", number)) for number in range(4)] == [7, 0, 0, None]
+
+
+def test_what_was_confirmed_after_the_partition_was_lost_changes_nothing() -> None:
+    """K1: an answer from before belongs to nobody; and a bookmark never moves backwards by a late one."""
+    offsets = Offsets()
+    offsets.sought({SLOT: 5})
+    offsets.confirmed({SLOT: 9})
+    offsets.confirmed({SLOT: 7})
+    assert (offsets.committed, offsets.first(SLOT)) == ({SLOT: 9}, 5)
+    offsets.forget()
+    offsets.confirmed({SLOT: 11})
+    assert (offsets.committed, offsets.first(SLOT), offsets.may_commit(SLOT, 12)) == ({}, None, False)
+
+
+async def test_only_committed_records_are_read_and_little_ahead(app: PayoutsApp) -> None:
+    """K8: who took his transaction back asked for nothing; the memory is bounded whatever the backlog."""
+    thread = consumer_of(app)._thread
+    made = thread._create_worker_consumer(app.transport)
+    made._closed = True  # it was never started
+    assert made._isolation_level == "read_committed"
+    assert made._fetch_max_bytes == kafka_app.FETCH_BYTES_MAX
+    assert app.conf.consumer_max_fetch_size == kafka_app.FETCH_PARTITION_BYTES_MAX
+    assert kafka_app.MAX_POLL_RECORDS * 5 <= kafka_app.STREAM_BUFFER_MAX
+
+
+async def test_the_last_partition_that_is_read_stays_so(app: PayoutsApp) -> None:
+    """Throughput: with none left Faust sleeps for a second, whatever waits."""
+    consumer = consumer_of(app)
+    app._tables = SimpleNamespace(changelog_topics=set())  # type: ignore[assignment]
+    other = TP("payout_requests", 1)
+    consumer._active_partitions = {PLACE, other}
+    consumer.on_buffer_full(PLACE)
+    consumer.on_buffer_full(other)
+    assert consumer._active_partitions == {other}
