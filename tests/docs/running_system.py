@@ -58,6 +58,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "same-id-other-amount": {},
     "undecodable-record": {},
 }
+# Another payout as a sample is: name -> the sample that it is like.
+COPIES = {"watch-list-withdrawn": "watch-list-approved"}
 # What the documents write in capitals, and whose payout_id or review case it is.
 PAYOUTS = {
     "PAYOUT_ID": "usd-approved-1",
@@ -65,7 +67,10 @@ PAYOUTS = {
     "ORIGINATOR_PAYOUT_ID": "declined-release-open",
     "REFUSED_PAYOUT_ID": "usd-approved-2",
     "REVIEWED_PAYOUT_ID": "watch-list-approved",
+    "WITHDRAWN_PAYOUT_ID": "watch-list-withdrawn",
 }
+# The version of the proposal to resolve that the book has just made for this payout.
+PROPOSAL_VERSION, PROPOSED = "PROPOSAL_VERSION", "partial-approval-held"
 CASES = {"CASE_ID": "watch-list-approved", "OTHER_CASE_ID": "watch-list-rejected"}
 
 
@@ -102,7 +107,7 @@ class RunningSystem:
 
     def filled(self, text: str) -> str:
         """The command with this system's names in place of the capitals."""
-        return re.sub(r"\b[A-Z]+(?:_[A-Z]+)*_(?:PID|ID)\b", self._placeholder, text)
+        return re.sub(r"\b[A-Z]+(?:_[A-Z]+)*_(?:PID|ID|VERSION)\b", self._placeholder, text)
 
     def shell(self, text: str, document: str) -> Answer:
         """By bash, with `payouts` and the tools of Kafka and PostgreSQL on the path."""
@@ -143,6 +148,8 @@ class RunningSystem:
 
     def _placeholder(self, found: re.Match[str]) -> str:
         name = found[0]
+        if name == PROPOSAL_VERSION:
+            return str(self.row(PROPOSED)["version"])
         # A variable of the shell ends like a placeholder and stands behind a dollar sign.
         return found[0] if name not in self.placeholders else self.placeholders[name]
 
@@ -239,6 +246,8 @@ def _played(environment: Mapping[str, str], names: Names, visa: VisaStandIn, dir
     shipped = load_samples()
     chosen = [sample.model_copy(update=SAMPLES[sample.name]) for sample in shipped.payouts if sample.name in SAMPLES]
     assert len(chosen) == len(SAMPLES), "a sample was renamed"
+    by_name = {sample.name: sample for sample in chosen}
+    chosen += [by_name[original].model_copy(update={"name": name}) for name, original in COPIES.items()]
     samples = SampleFile(defaults=shipped.defaults, payouts=chosen)
     run = DemoRun(SimpleNamespace(visa=visa), samples, names, environment, directory)  # type: ignore[arg-type]
     run.prepare_visa()

@@ -46,6 +46,14 @@ def test_a_documented_command_does_what_it_says(system: RunningSystem, command: 
         assert secret not in said
 
 
+def _steps(system: RunningSystem, sample: str) -> list[tuple[str, str]]:
+    """What was done to a payout, and by whom, in order."""
+    history = system.fetch(
+        "SELECT transition, actor FROM history WHERE payout_id = $1 ORDER BY version", system.row(sample)["payout_id"]
+    )
+    return [(entry["transition"], entry["actor"]) for entry in history]
+
+
 def _json(text: str) -> object:
     try:
         return json.loads(text)
@@ -60,13 +68,23 @@ def test_the_commands_are_a_program_of_their_own(system: RunningSystem) -> None:
 
 
 def test_what_the_commands_decided_has_happened(system: RunningSystem) -> None:
-    """R1, L9: the approved case is paid, the rejected one denied, and the mode is normal at the end of the book."""
+    """R1, L9, L12, S6: the approved case is paid, the rejected one denied, the withdrawn one cancelled, the resolution
+
+    made by two people and taken back, and the mode is normal at the end of the book.
+    """
     deadline = time.monotonic() + REVIEW_SECONDS_MAX
-    wanted = {"watch-list-approved": "PAID", "watch-list-rejected": "DENIED"}
+    wanted = {"watch-list-approved": "PAID", "watch-list-rejected": "DENIED", "watch-list-withdrawn": "CANCELLED"}
+    wanted["partial-approval-held"] = "UNKNOWN"
     while (found := {name: system.row(name)["state"] for name in wanted}) != wanted:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert system.fetch("SELECT mode FROM modes") == [{"mode": "normal"}]
+    assert _steps(system, "watch-list-withdrawn")[-3:] == [
+        ("held", "maria"), ("released", "maria"), ("cancelled", "maria"),
+    ]  # fmt: skip
+    assert _steps(system, "partial-approval-held")[-3:] == [
+        ("resolution_proposed", "maria"), ("resolved_paid", "jan"), ("resolution_undone", "jan"),
+    ]  # fmt: skip
 
 
 def test_what_is_not_executed_is_named() -> None:

@@ -61,7 +61,7 @@ def test_every_command_of_the_issue_is_there() -> None:
     """Issue: the list of commands that users rely on."""
     wanted = """worker; send; results; compensations; show; lag; doctor; topics ensure; topics list; schemas check;
         schemas push; schemas list; ledger migrate; ledger status; modes show; modes set; review list; review approve;
-        review reject; keys create; dev up; dev down; dev status"""
+        review reject; keys create; stuck; resolve; hold; release; cancel; dev up; dev down; dev status"""
     assert {tuple(words.split()) for words in wanted.split(";")} <= set(EVERY_COMMAND)
 
 
@@ -176,6 +176,9 @@ def test_settings_errors_list_every_problem_and_no_value() -> None:
         (("show", "order-2026-0001"), {"KAFKA_SECURITY_PROTOCOL", "DATABASE_URL"}),
         (("topics", "ensure"), {"KAFKA_SECURITY_PROTOCOL"}),
         (("modes", "set", "halted", "--reason", "x", "--operator", "y"), {"DATABASE_URL"}),
+        (("stuck",), {"DATABASE_URL"}),
+        (("hold", "order-2026-0001", "--reason", "x", "--yes"), {"DATABASE_URL"}),
+        (("resolve", "order-2026-0001", "--paid", "--evidence", "x", "--yes"), {"DATABASE_URL"}),
         (("worker",), {"KAFKA_SECURITY_PROTOCOL", "DATABASE_URL", "VISA_CERT_PATH", "PAYOUTS_KEYS_DIRECTORY"}),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -188,7 +191,21 @@ def test_production_refuses_plaintext(tmp_path: Path, words: tuple[str, ...], na
         assert name in result.stderr
 
 
-@pytest.mark.parametrize("words", [("ledger", "status"), ("ledger", "migrate"), ("modes", "show"), ("review", "list")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ledger", "status"),
+        ("ledger", "migrate"),
+        ("modes", "show"),
+        ("review", "list"),
+        ("stuck",),
+        ("hold", "order-2026-0001", "--reason", "x", "--yes"),
+        ("release", "order-2026-0001", "--reason", "x", "--yes"),
+        ("cancel", "order-2026-0001", "--reason", "x", "--dry-run"),
+        ("resolve", "order-2026-0001", "--not-paid", "--evidence", "x", "--yes"),
+    ],
+    ids=" ".join,
+)
 def test_a_database_that_is_away_is_exit_code_6(words: tuple[str, ...]) -> None:
     """Design 10: 6 is unreachable; the password of the address is nowhere."""
     result = run(*words)
@@ -220,6 +237,24 @@ def test_a_database_that_is_away_is_exit_code_6(words: tuple[str, ...]) -> None:
         ("review", "approve", "order-2026-0001.0", "--reason-code", "X1"),
         ("review", "approve", "order-2026-0001.3", "--reason-code", "lower"),
         ("topics", "ensure", "--partitions", "0"),
+        ("hold", "--reason", "x", "--yes"),
+        ("hold", "order-2026-0001", "--yes"),
+        ("hold", "order-2026-0001", "--reason", " ", "--yes"),
+        ("hold", "order-2026-0001", "--reason", "a\x07b", "--yes"),
+        ("hold", "short", "--reason", "x", "--yes"),
+        ("release", "order-2026-0001", "--reason", "x"),
+        ("cancel", "order-2026-0001", "--reason", "x", "--wait", "-1", "--yes"),
+        ("cancel", "order-2026-0001", "--reason", "x", "--yes", "--dry-run"),
+        ("resolve", "order-2026-0001", "--evidence", "x", "--yes"),
+        ("resolve", "order-2026-0001", "--paid", "--yes"),
+        ("resolve", "order-2026-0001", "--paid", "--evidence", " ", "--yes"),
+        ("resolve", "order-2026-0001", "--paid", "--evidence", "x", "--approve", "3", "--yes"),
+        ("resolve", "order-2026-0001", "--paid", "--approve", "0", "--yes"),
+        ("resolve", "order-2026-0001", "--undo", "--yes"),
+        ("resolve", "order-2026-0001", "--undo", "--paid", "--reason", "x", "--yes"),
+        ("resolve", "order-2026-0001", "--paid", "--evidence", "x", "--reason", "y", "--yes"),
+        ("stuck", "--state", "HAPPY"),
+        ("stuck", "--older-than", "-1"),
         ("schemas", "push"),
         ("--settings-file", "/nonexistent/payouts.env", "lag"),
     ],
@@ -239,6 +274,11 @@ def test_what_cannot_be_understood_is_exit_code_2(words: tuple[str, ...]) -> Non
         ("review", "reject", "order-2026-0001.3", "--reason-code", "X1", "--note", f"card {CARD}"),
         ("review", "reject", "order-2026-0001.3", "--reason-code", "X1", "--reviewer", CARD),
         ("modes", "set", "halted", "--reason", CARD, "--operator", "y"),
+        ("resolve", "order-2026-0001", "--paid", "--evidence", f"card {CARD}", "--yes"),
+        ("resolve", "order-2026-0001", "--undo", "--reason", CARD, "--yes"),
+        ("hold", "order-2026-0001", "--reason", CARD, "--yes"),
+        ("release", "order-2026-0001", "--reason", "x", "--operator", CARD, "--yes"),
+        ("cancel", "order-2026-0001", "--reason", CARD, "--yes"),
     ],
 )
 def test_what_people_type_is_not_stored_when_it_holds_a_card_number(words: tuple[str, ...]) -> None:
@@ -246,6 +286,14 @@ def test_what_people_type_is_not_stored_when_it_holds_a_card_number(words: tuple
     result = run(*words)
     assert result.exit_code == ExitCode.REFUSED
     assert CARD not in result.stderr
+
+
+def test_more_payouts_than_anybody_reads_are_not_done_at_once() -> None:
+    """P9: a plan must be readable before somebody agrees to it."""
+    ids = [f"order-2026-{number:04}" for number in range(201)]
+    result = run("hold", *ids, "--reason", "x", "--yes")
+    assert result.exit_code == ExitCode.USAGE
+    assert "200" in result.stderr
 
 
 def test_keys_are_made_once_and_never_replaced(tmp_path: Path) -> None:
