@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sandbox.auditor.collect import TopicReader, read_ledger, read_stand_in
-from sandbox.auditor.evidence import Evidence, read_journal
+from sandbox.auditor.collect import read_ledger, read_stand_in, scan_pages
+from sandbox.auditor.evidence import Evidence, collection_paused, read_journal
 from sandbox.auditor.leak import CardNumberSearch, scan_paths
+from sandbox.auditor.topics import read_topics
 from sandbox.auditor.verdict import FaultCounts, Verdict, judge
-from schemas.codec import BlockingCodec
 
 NO_FAULTS = FaultCounts()
 
@@ -31,32 +31,43 @@ def audit(
     stuck_after_seconds: float,
     faults: FaultCounts = NO_FAULTS,
     schema_registry_url: str | None = None,
+    scan_urls: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Verdict:
     """Read all evidence of a settled run and judge it. Blocks; not to be called inside an event loop.
 
     `journal` is what the producers wrote with `append_accepted`; `fingerprint_key` the content of the stand-in's
     `credentials/fingerprint.key`; `card_numbers` the run's own, digits only; `scan` the files and directories to
-    search for them, `excepted_topics` and `excepted_files` what a test planted one in. The journal itself is never
-    searched. `schema_registry_url` is the registry that the run used, None for the repository's pinned ids.
+    search for them, `excepted_topics` and `excepted_files` what a test planted one in; `scan_urls` pages to search,
+    such as the workers' metrics. The journal itself is never searched. `schema_registry_url` is the registry that the
+    run used, None for the repository's pinned ids. `say` is told the progress, a sentence every few seconds.
+
+    A run of more than 50,000 records is read with the help of a second process, so a script that calls this needs its
+    `if __name__ == "__main__":`.
 
     Raises EvidenceIncomplete, ScanFailed, JournalUnreadable, RegistryUnavailable, OSError: then there is no verdict.
     """
-    evidence = Evidence(fingerprint_key, accepted=read_journal(journal))
-    # Read before the topics only for its identifiers, and again after them: it is append-only.
-    entries = read_stand_in(stand_in_admin_url)
-    identifiers = {entry.transaction_identifier for entry in entries}
-    search = CardNumberSearch(card_numbers, transaction_identifiers=identifiers)
-    with BlockingCodec(schema_registry_url, topic_prefix=topic_prefix) as codec:
-        TopicReader(
+    with collection_paused():
+        say("journal: reading")
+        evidence = Evidence(fingerprint_key, accepted=read_journal(journal))
+        # Read before the topics only for its identifiers, and again after them: it is append-only.
+        entries = read_stand_in(stand_in_admin_url, say=say)
+        identifiers = {entry.transaction_identifier for entry in entries}
+        search = CardNumberSearch(card_numbers, transaction_identifiers=identifiers)
+        read_topics(
             evidence,
             search,
-            codec,
             bootstrap_servers=bootstrap_servers,
             topic_prefix=topic_prefix,
             excepted_topics=excepted_topics,
-        ).read()
-    asyncio.run(read_ledger(evidence, search, database_url, topic_prefix=topic_prefix))
-    last = entries[-1].entry_id if entries else 0
-    evidence.entries = entries + read_stand_in(stand_in_admin_url, after=last)
-    evidence.leaks.extend(scan_paths(search, scan, excepted=[journal, *excepted_files]))
-    return judge(evidence, stuck_after_seconds=stuck_after_seconds, now=datetime.now(UTC), faults=faults)
+            schema_registry_url=schema_registry_url,
+            say=say,
+        )
+        asyncio.run(read_ledger(evidence, search, database_url, topic_prefix=topic_prefix, say=say))
+        last = entries[-1].entry_id if entries else 0
+        evidence.entries = entries + read_stand_in(stand_in_admin_url, after=last, say=say)
+        evidence.leaks.extend(scan_pages(search, scan_urls))
+        say("files: searching")
+        evidence.leaks.extend(scan_paths(search, scan, excepted=[journal, *excepted_files]))
+        say("judging")
+        return judge(evidence, stuck_after_seconds=stuck_after_seconds, now=datetime.now(UTC), faults=faults)

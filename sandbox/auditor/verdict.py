@@ -3,6 +3,10 @@
     verdict = judge(evidence, stuck_after_seconds=60, now=datetime.now(UTC), faults=FaultCounts())
     print(verdict.line())
 
+Money is counted by currency in minor units, each part from a source of its own: accepted by the producer's journal,
+paid by the stand-in's ledger, ended unpaid and held (everything still open) by the processor's. Nothing that an
+operator says makes a payout paid: a resolution without an entry is a phantom as any other.
+
 A term counts subjects, not symptoms: payouts for `double`, `stuck`, `phantom` and `comp_double`; payouts, and records
 of which nothing came, for `lost`; entries of the stand-in's ledger for `orphan`; artefacts for `leak`. Whoever has no
 result is `lost` to its originator, so a payout that is stuck counts there too: the terms say different things of it.
@@ -15,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache, partial
 from typing import Final
 
 from iso4217 import Currency
@@ -23,6 +28,7 @@ from sandbox.auditor.evidence import (
     Accepted,
     CompensationDemand,
     CompensationEnd,
+    Confirmation,
     Evidence,
     Intake,
     LedgerRow,
@@ -38,6 +44,9 @@ UNKNOWN_DEADLINE: Final = timedelta(hours=23)
 NAMES_SHOWN_MAX: Final = 20
 """Payout ids in one sentence; the rest are counted."""
 
+FINGERPRINTS_KEPT: Final = 10_000
+"""Load runs pay few recipients often."""
+
 UNPAID_ENDS: Final = ("DECLINED", "REJECTED", "DENIED", "EXPIRED", "FAILED", "CANCELLED")
 TERMINAL_STATES: Final = frozenset({"PAID", *UNPAID_ENDS})
 # After PAID a return of the money is a second fact with an event of its own (rule S8), not a second end.
@@ -45,11 +54,16 @@ RETURNED: Final = "RETURNED"
 COMPENSATION_UNDER_WAY: Final = frozenset({"REQUIRED", "RUNNING", "UNKNOWN"})
 COMPENSATED: Final = "COMPENSATED"
 COMPENSATION_ENDS: Final = frozenset({COMPENSATED, "MANUAL"})
+# What hands a card pull back; any other operation than these and the next two is one that we cannot judge.
+HAND_BACKS: Final = frozenset({"reverse", "adjustment"})
+OPERATIONS: Final = HAND_BACKS | {"push", "funding"}
 
 STATE_TERMS: Final = (
     "paid", "declined", "rejected", "denied", "expired", "failed", "cancelled", "in_review", "held", "unknown",
 )  # fmt: skip
 ZERO_TERMS: Final = ("lost", "double", "stuck", "phantom", "orphan", "comp_double", "leak")
+MONEY_PARTS: Final = ("accepted", "paid", "ended_unpaid", "held")
+"""Accepted = paid + ended unpaid + held, exactly."""
 _COUNT_TERMS: Final = ("accepted", "payouts", *STATE_TERMS, "refused", "dead_letters")
 
 
@@ -84,6 +98,10 @@ class Verdict:
     """Every count of the line up to `dead_letters`, and `repeats` and `open`, which the line leaves out."""
     findings: tuple[Finding, ...]
     faults: FaultCounts = field(default_factory=FaultCounts)
+    money: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """For each currency, MONEY_PARTS in minor units."""
+    states: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the ledger in each state, and `compensation NAME` for each compensation that is not NONE."""
 
     def count(self, term: str) -> int:
         """How many subjects a term has: `lost`, `double`, …, or `conservation`, `conflicting_results`, …"""
@@ -111,16 +129,18 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Case:
-    """Everything about one payout_id."""
+    """Everything about one payout_id. Most parts of most cases are empty or have one item, hence tuples."""
 
     payout_id: str
-    records: list[Accepted] = field(default_factory=list)
+    records: tuple[Accepted, ...] = ()
     row: LedgerRow | None = None
-    results: list[ResultEvent] = field(default_factory=list)
-    demands: list[CompensationDemand] = field(default_factory=list)
-    ends: list[CompensationEnd] = field(default_factory=list)
-    approved: list[StandInEntry] = field(default_factory=list)
-    reversals: list[StandInEntry] = field(default_factory=list)
+    results: tuple[ResultEvent, ...] = ()
+    demands: tuple[CompensationDemand, ...] = ()
+    ends: tuple[CompensationEnd, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()
+    approved: tuple[StandInEntry, ...] = ()
+    hand_backs: tuple[StandInEntry, ...] = ()
+    """Reversals and adjustments of the card pull that funded the payout."""
     recipient_fingerprint: str | None = None
 
     @property
@@ -131,37 +151,76 @@ class _Case:
         return next((record for record in self.records if record.position == self.row.position), None)
 
     @property
+    def undone(self) -> int:
+        """What was told at an earlier row version than this may have been taken back by an operator (rule L12)."""
+        return 0 if self.row is None else self.row.undone_version
+
+    @property
+    def standing_demands(self) -> tuple[CompensationDemand, ...]:
+        return tuple(demand for demand in self.demands if demand.version >= self.undone)
+
+    @property
+    def standing(self) -> tuple[ResultEvent, ...]:
+        """Results of an end, without those of a resolution that was taken back (rule L12)."""
+        return tuple(result for result in self.results if result.status != RETURNED and result.version >= self.undone)
+
+    @property
     def statuses(self) -> set[str]:
-        return {result.status for result in self.results if result.status != RETURNED}
+        return {result.status for result in self.standing}
+
+    @property
+    def originators_word(self) -> set[str]:
+        """References of what the originator handed back, for something that he was asked for."""
+        asked = {(demand.compensation_id, demand.originator_id) for demand in self.demands}
+        said = (word for word in self.confirmations if (word.compensation_id, word.originator_id) in asked)
+        return {word.reference for word in said}
 
 
 class _File:
-    """The evidence, sorted by payout."""
+    """The evidence, sorted by payout, and when and with how much patience it is judged."""
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, evidence: Evidence, now: datetime, patience: timedelta, stopped_at: datetime | None) -> None:
         self.evidence = evidence
+        self.now, self.patience, self.stopped_at = now, patience, stopped_at
         self.accepted = {record.position: record for record in evidence.accepted}
         self.intake = {line.position: line for line in evidence.intake}
+        self.owned_positions = {row.position for row in evidence.rows}
         self.cases: dict[str, _Case] = {}
+        self.unknown_payments: list[StandInEntry] = []
+        self.unknown_hand_backs: list[StandInEntry] = []
+        self._sort_records()
+        self._sort_entries()
+        self._fingerprint()
+        self.counts = _counts(self)
+        self.money = _money(self)
+
+    def case(self, payout_id: str) -> _Case:
+        found = self.cases.get(payout_id)
+        if found is None:
+            found = self.cases[payout_id] = _Case(payout_id)
+        return found
+
+    def overdue(self, since: datetime) -> bool:
+        """Whether what began then, or at the end of the last fault, has had its time."""
+        return self.now - max(since, self.stopped_at or since) >= self.patience
+
+    def _sort_records(self) -> None:
+        evidence = self.evidence
         for record in evidence.accepted:
             if record.payout_id is not None:
-                self.case(record.payout_id).records.append(record)
+                self.case(record.payout_id).records += (record,)
         for row in evidence.rows:
             self.case(row.payout_id).row = row
         for result in evidence.results:
-            self.case(result.payout_id).results.append(result)
+            self.case(result.payout_id).results += (result,)
         for demand in evidence.demands:
-            self.case(demand.payout_id).demands.append(demand)
+            self.case(demand.payout_id).demands += (demand,)
         for end in evidence.compensation_ends:
-            self.case(end.payout_id).ends.append(end)
-        self.owned_positions = {row.position for row in evidence.rows}
-        self.unknown_payments: list[StandInEntry] = []
-        self.unknown_reversals: list[StandInEntry] = []
-        self._sort_entries()
-        self._fingerprint()
-
-    def case(self, payout_id: str) -> _Case:
-        return self.cases.setdefault(payout_id, _Case(payout_id))
+            self.case(end.payout_id).ends += (end,)
+        for word in evidence.confirmations:
+            # A stranger may confirm what he likes: that makes no payout.
+            if word.payout_id in self.cases:
+                self.cases[word.payout_id].confirmations += (word,)
 
     def _sort_entries(self) -> None:
         """Join the stand-in's entries to payouts by the published reference, never by our own numbers."""
@@ -172,13 +231,21 @@ class _File:
                 continue
             case = by_reference.get(entry.sender_reference or "")
             if entry.operation == "push":
-                (self.unknown_payments if case is None else case.approved).append(entry)
-            elif entry.operation == "reverse":
-                cases = by_pull.get(entry.transaction_identifier) or ([case] if case else [])
-                for named in cases:
-                    named.reversals.append(entry)
-                if not cases:
-                    self.unknown_reversals.append(entry)
+                self._sort_push(case, entry)
+            elif entry.operation in HAND_BACKS:
+                self._sort_hand_back(by_pull.get(entry.transaction_identifier) or ([case] if case else []), entry)
+
+    def _sort_push(self, case: _Case | None, entry: StandInEntry) -> None:
+        if case is None:
+            self.unknown_payments.append(entry)
+        else:
+            case.approved += (entry,)
+
+    def _sort_hand_back(self, cases: list[_Case], entry: StandInEntry) -> None:
+        for case in cases:
+            case.hand_backs += (entry,)
+        if not cases:
+            self.unknown_hand_backs.append(entry)
 
     def _cases_by_pull(self) -> dict[str, list[_Case]]:
         """The payouts that name a card pull as their funding or as what was handed back."""
@@ -191,11 +258,13 @@ class _File:
         return {identifier: list(cases.values()) for identifier, cases in named.items()}
 
     def _fingerprint(self) -> None:
-        key = self.evidence.fingerprint_key
+        fingerprint = lru_cache(maxsize=FINGERPRINTS_KEPT)(
+            partial(recipient_fingerprint, self.evidence.fingerprint_key)
+        )
         for case in self.cases.values():
-            owner = case.owner
-            if owner is not None and owner.recipient is not None and case.approved:
-                case.recipient_fingerprint = recipient_fingerprint(key, owner.recipient)
+            owner = case.owner if case.approved else None
+            if owner is not None and owner.recipient is not None:
+                case.recipient_fingerprint = fingerprint(owner.recipient)
 
 
 def judge(evidence: Evidence, *, stuck_after_seconds: float, now: datetime, faults: FaultCounts) -> Verdict:
@@ -204,19 +273,11 @@ def judge(evidence: Evidence, *, stuck_after_seconds: float, now: datetime, faul
     `now` is timezone-aware; a payout is stuck if it needs no person and has no end `stuck_after_seconds` after it was
     received or after the last fault ended, whichever came later.
     """
-    file = _File(evidence)
-    counts = _counts(file)
-    findings: list[Finding] = []
-    for check in _CHECKS:
-        findings.extend(check(file))
-    findings.extend(_lost(file, now))
-    patience = timedelta(seconds=stuck_after_seconds)
-    findings.extend(_stuck(file, now, patience, faults.stopped_at))
-    findings.extend(_compensation_stuck(file, now, patience, faults.stopped_at))
-    findings.extend(_sums(counts, file))
+    file = _File(evidence, now, timedelta(seconds=stuck_after_seconds), faults.stopped_at)
+    findings = [finding for check in CHECKS for finding in check(file)]
     order = {term: place for place, term in enumerate(ZERO_TERMS)}
     findings.sort(key=lambda finding: (order.get(finding.term, len(order)), finding.term, finding.subject))
-    return Verdict(counts=counts, findings=tuple(findings), faults=faults)
+    return Verdict(file.counts, tuple(findings), faults, file.money, _states(file))
 
 
 # What the line counts.
@@ -254,8 +315,41 @@ def _counts(file: _File) -> dict[str, int]:
     }
 
 
-def _sums(counts: Mapping[str, int], file: _File) -> Iterator[Finding]:
+def _states(file: _File) -> dict[str, int]:
+    states = Counter(row.state for row in file.evidence.rows)
+    states.update(f"compensation {row.compensation}" for row in file.evidence.rows if row.compensation != "NONE")
+    return dict(sorted(states.items()))
+
+
+def _money(file: _File) -> dict[str, dict[str, int]]:
+    """MONEY_PARTS of each currency, in minor units."""
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in file.cases.values():
+        asked = _amount(case)
+        if asked is not None and _is_payout(file, case):
+            totals[asked[1]]["accepted"] += asked[0]
+        for entry in case.approved:
+            minor, currency = _entry_amount(entry) or (0, entry.currency)
+            totals[currency]["paid"] += minor
+        row = case.row
+        if row is not None and row.state in UNPAID_ENDS:
+            totals[row.currency]["ended_unpaid"] += row.amount_minor
+        elif row is not None and row.state != "PAID" and not case.approved:
+            totals[row.currency]["held"] += row.amount_minor
+    return {currency: {part: total[part] for part in MONEY_PARTS} for currency, total in sorted(totals.items())}
+
+
+def _is_payout(file: _File, case: _Case) -> bool:
+    """Whether some record of the id owns a row, or should: a refusal or dead letter alone asks for no money."""
+    if case.row is not None:
+        return True
+    lines = (file.intake.get(record.position) for record in case.records)
+    return any(line is None or line.disposition == "REPEAT" for line in lines)
+
+
+def _sums(file: _File) -> Iterator[Finding]:
     """The counts add up. Each comes from a source of its own, so that a sum that fits says something."""
+    counts = file.counts
     records = sum(counts[name] for name in ("payouts", "repeats", "refused", "dead_letters"))
     if counts["accepted"] != records:
         yield Finding(
@@ -273,7 +367,7 @@ def _sums(counts: Mapping[str, int], file: _File) -> Iterator[Finding]:
 # The seven zeros.
 
 
-def _lost(file: _File, now: datetime) -> Iterator[Finding]:
+def _lost(file: _File) -> Iterator[Finding]:
     """Accepted, and no terminal result; or accepted, and nothing at all came of the record."""
     unaccounted = [
         record
@@ -284,7 +378,7 @@ def _lost(file: _File, now: datetime) -> Iterator[Finding]:
     without_result = set()
     for payout_id in lost - {None}:
         case = file.cases[str(payout_id)]
-        waits = case.row is not None and _waits_for_person(case.row, now)
+        waits = case.row is not None and _waits_for_person(case.row, file.now)
         if not waits and not case.statuses & TERMINAL_STATES:
             without_result.add(payout_id)
             state = "has no row" if case.row is None else f"is {case.row.state} in the ledger"
@@ -325,26 +419,21 @@ def _differences(case: _Case, entry: StandInEntry) -> Iterator[str]:
         yield "recipient"
 
 
-def _stuck(file: _File, now: datetime, patience: timedelta, stopped_at: datetime | None) -> Iterator[Finding]:
+def _stuck(file: _File) -> Iterator[Finding]:
     for row in file.evidence.rows:
-        if row.state in TERMINAL_STATES or _waits_for_person(row, now):
+        if row.state in TERMINAL_STATES or _waits_for_person(row, file.now):
             continue
-        since = max(row.received_at, stopped_at or row.received_at)
-        if now - since >= patience:
-            seconds = int((now - since).total_seconds())
-            sentence = f"payout {row.payout_id} is {row.state}, needs no person, and has had {seconds} s"
+        if file.overdue(row.received_at):
+            seconds = int((file.now - row.received_at).total_seconds())
+            sentence = f"payout {row.payout_id} is {row.state}, needs no person, and came {seconds} s ago"
             yield Finding("stuck", row.payout_id, sentence)
 
 
-def _compensation_stuck(
-    file: _File, now: datetime, patience: timedelta, stopped_at: datetime | None
-) -> Iterator[Finding]:
+def _compensation_stuck(file: _File) -> Iterator[Finding]:
     """Captured money that the processor itself is to hand back, and does not; no term of the line."""
     for row in file.evidence.rows:
         by_us = row.compensation in COMPENSATION_UNDER_WAY and row.compensation_executor == "PROCESSOR"
-        if not by_us or row.held or row.compensation_at is None:
-            continue
-        if now - max(row.compensation_at, stopped_at or row.compensation_at) >= patience:
+        if by_us and not row.held and row.compensation_at is not None and file.overdue(row.compensation_at):
             sentence = f"the compensation of payout {row.payout_id} is {row.compensation} and does not end"
             yield Finding("compensation", row.payout_id, sentence)
 
@@ -381,12 +470,14 @@ def _compensation_reasons(case: _Case) -> list[str]:
     reasons = []
     if case.row is not None and case.row.compensation in COMPENSATION_UNDER_WAY | {COMPENSATED}:
         reasons.append(f"has a compensation ({case.row.compensation})")
-    if case.demands:
+    if case.standing_demands:
         reasons.append("has an event that asks for compensation")
     if any(end.status == COMPENSATED for end in case.ends):
         reasons.append("has an event that reports a compensation")
-    if case.reversals:
-        reasons.append("had its card pull reversed")
+    if case.originators_word:
+        reasons.append("was handed back by its originator")
+    if case.hand_backs:
+        reasons.append("had its card pull handed back")
     return reasons
 
 
@@ -395,27 +486,32 @@ def _compensated_twice(file: _File) -> Iterator[Finding]:
     for case in file.cases.values():
         if why := _second_compensation(case):
             yield Finding("comp_double", case.payout_id, f"payout {case.payout_id} has {why}")
-    by_pull = Counter(entry.transaction_identifier for entry in file.unknown_reversals)
+    by_pull = Counter(entry.transaction_identifier for entry in file.unknown_hand_backs)
     for identifier, number in by_pull.items():
         if number > 1:
-            sentence = f"card pull {identifier}, which no payout names, was reversed {number} times"
+            sentence = f"card pull {identifier}, which no payout names, was handed back {number} times"
             yield Finding("comp_double", f"pull {identifier}", sentence)
 
 
 def _second_compensation(case: _Case) -> str | None:
-    done = {(end.executor, end.event_id) for end in case.ends if end.status == COMPENSATED}
-    by_executor = Counter(executor for executor, _ in done)
-    # A reversal at Visa and our own event about it are one effect.
-    by_us = max(len(case.reversals), by_executor["PROCESSOR"])
-    effects = by_us + sum(number for executor, number in by_executor.items() if executor != "PROCESSOR")
-    executors = {demand.executor for demand in case.demands} | ({"PROCESSOR"} if case.reversals else set())
+    told = Counter(executor for executor, _ in {(end.executor, end.event_id) for end in case.ends if _is_done(end)})
+    # An effect and our own event about it are one: a reversal or adjustment at Visa, an originator's confirmation.
+    by_us = max(len(case.hand_backs), told.pop("PROCESSOR", 0))
+    by_originator = max(len(case.originators_word), told.pop("ORIGINATOR", 0))
+    effects = by_us + by_originator + told.total()
+    executors = {demand.executor for demand in case.standing_demands} | ({"PROCESSOR"} if case.hand_backs else set())
     if effects > 1:
-        return f"{effects} compensation effects, {len(case.reversals)} of them reversals at the stand-in"
+        at_visa = ", ".join(sorted(entry.operation for entry in case.hand_backs)) or "none"
+        return f"{effects} compensation effects (by us {by_us}, by the originator {by_originator}; at Visa: {at_visa})"
     if len(executors) > 1:
         return f"compensations by {' and '.join(sorted(executors))}"
-    if len({demand.compensation_id for demand in case.demands}) > 1:
+    if len({demand.compensation_id for demand in case.standing_demands}) > 1:
         return "more than one compensation asked for"
     return None
+
+
+def _is_done(end: CompensationEnd) -> bool:
+    return end.status == COMPENSATED
 
 
 def _leaks(file: _File) -> Iterator[Finding]:
@@ -431,7 +527,7 @@ def _conflicting_results(file: _File) -> Iterator[Finding]:
     """One payout, one end: told once, however often it is repeated, and the same in the ledger."""
     for case in file.cases.values():
         name = case.payout_id
-        ends = {(result.status, result.event_id) for result in case.results if result.status != RETURNED}
+        ends = {(result.status, result.event_id) for result in case.standing}
         if len(ends) > 1:
             told = ", ".join(sorted({status for status, _ in ends}))
             sentence = f"payout {name} has {len(ends)} different results ({told})"
@@ -444,24 +540,11 @@ def _conflicting_results(file: _File) -> Iterator[Finding]:
 
 
 def _conservation(file: _File) -> Iterator[Finding]:
-    """Money accepted = money paid (by the stand-in) + ended unpaid + open, exactly, a currency at a time."""
-    totals: dict[str, Counter[str]] = defaultdict(Counter)
-    for case in file.cases.values():
-        asked = _amount(case)
-        if case.row is None or asked is None:
-            continue
-        totals[asked[1]]["accepted"] += asked[0]
-        if case.row.state == "PAID":
-            for entry in case.approved:
-                paid = _entry_amount(entry) or (0, entry.currency)
-                totals[paid[1]]["paid"] += paid[0]
-        else:
-            part = "ended unpaid" if case.row.state in UNPAID_ENDS else "open"
-            totals[case.row.currency][part] += case.row.amount_minor
-    for currency, total in sorted(totals.items()):
-        rest = total["accepted"] - total["paid"] - total["ended unpaid"] - total["open"]
+    """Money accepted = money paid (by the stand-in) + ended unpaid + held, exactly, a currency at a time."""
+    for currency, total in file.money.items():
+        rest = total["accepted"] - total["paid"] - total["ended_unpaid"] - total["held"]
         if rest:
-            parts = " - ".join(f"{name} {total[name]}" for name in ("accepted", "paid", "ended unpaid", "open"))
+            parts = " - ".join(f"{name} {total[name]}" for name in MONEY_PARTS)
             yield Finding("conservation", currency, f"{parts} = {rest} minor units of {currency}, which should be 0")
 
 
@@ -516,27 +599,33 @@ def _nobody_asked(file: _File) -> Iterator[Finding]:
             yield Finding("unexplained", str(position), sentence)
 
 
-def _reversals_fit(file: _File) -> Iterator[Finding]:
-    """What the processor reports as reversed is reversed at the stand-in, and the other way round."""
+def _hand_backs_fit(file: _File) -> Iterator[Finding]:
+    """What the processor reports as handed back is, at the stand-in, and the other way round."""
     # A receipt that two payouts name belongs to one of them (rule L7); the other one has nothing to explain.
     explained = {
         entry.entry_id
         for case in file.cases.values()
         if case.row is not None and case.row.compensation != "NONE"
-        for entry in case.reversals
+        for entry in case.hand_backs
     }
     for case in file.cases.values():
-        said = [end for end in case.ends if end.status == COMPENSATED and end.executor == "PROCESSOR"]
-        if said and not case.reversals:
-            sentence = f"payout {case.payout_id} is reported as reversed, but the stand-in holds no reversal"
+        if any(_is_done(end) and end.executor == "PROCESSOR" for end in case.ends) and not case.hand_backs:
+            sentence = f"payout {case.payout_id} is reported as handed back, but the stand-in holds no such entry"
             yield Finding("compensation", case.payout_id, sentence)
-        unexplained = [entry for entry in case.reversals if entry.entry_id not in explained]
-        if unexplained:
-            sentence = f"the stand-in reversed the card pull of payout {case.payout_id}, which has no compensation"
+        if any(entry.entry_id not in explained for entry in case.hand_backs):
+            sentence = f"the stand-in gave back the card pull of payout {case.payout_id}, which has no compensation"
             yield Finding("compensation", case.payout_id, sentence)
-    for entry in file.unknown_reversals:
-        sentence = f"entry {entry.entry_id} reverses a card pull that no payout names"
+    for entry in file.unknown_hand_backs:
+        sentence = f"entry {entry.entry_id} ({entry.operation}) gives back a card pull that no payout names"
         yield Finding("compensation", f"entry {entry.entry_id}", sentence)
+
+
+def _originator_has_said_so(file: _File) -> Iterator[Finding]:
+    """Money that an originator hands back is COMPENSATED by his word, and by nothing else (rule C2)."""
+    for case in file.cases.values():
+        if any(_is_done(end) and end.executor == "ORIGINATOR" for end in case.ends) and not case.originators_word:
+            sentence = f"payout {case.payout_id} is reported as handed back by its originator, who did not say so"
+            yield Finding("compensation", case.payout_id, sentence)
 
 
 def _compensation_is_published(file: _File) -> Iterator[Finding]:
@@ -545,8 +634,8 @@ def _compensation_is_published(file: _File) -> Iterator[Finding]:
         if case.row is None:
             continue
         name, state = case.payout_id, case.row.compensation
-        if (state != "NONE") != bool(case.demands):
-            asked = "an event asks for one" if case.demands else "no event asks for it"
+        if (state != "NONE") != bool(case.standing_demands):
+            asked = "an event asks for one" if case.standing_demands else "no event asks for it"
             yield Finding("compensation", name, f"payout {name} has compensation {state} in the ledger, but {asked}")
         told = {end.status for end in case.ends}
         missing = {state} - told if state in COMPENSATION_ENDS else set()
@@ -562,21 +651,36 @@ def _broken(file: _File) -> Iterator[Finding]:
         yield Finding("evidence", str(number), sentence)
 
 
-_CHECKS: Final[tuple[Callable[[_File], Iterator[Finding]], ...]] = (
+def _known_operations(file: _File) -> Iterator[Finding]:
+    """Money that the stand-in moved in a way that this judge knows nothing of must not pass unseen."""
+    for entry in file.evidence.entries:
+        if entry.money_moved and entry.operation not in OPERATIONS:
+            sentence = f"entry {entry.entry_id} moved money by {entry.operation}, which the auditor does not know"
+            yield Finding("evidence", f"entry {entry.entry_id}", sentence)
+
+
+CHECKS: Final[tuple[Callable[[_File], Iterator[Finding]], ...]] = (
+    _lost,
     _double,
+    _stuck,
     _phantom,
     _orphan,
     _compensated_twice,
     _leaks,
-    _conflicting_results,
+    _sums,
     _conservation,
+    _conflicting_results,
     _amounts,
     _intake_is_published,
     _nobody_asked,
-    _reversals_fit,
+    _compensation_stuck,
+    _hand_backs_fit,
+    _originator_has_said_so,
     _compensation_is_published,
     _broken,
+    _known_operations,
 )
+"""Every judge; a test shows that none of them can be left out unseen."""
 
 
 def _amount(case: _Case) -> tuple[int, str] | None:

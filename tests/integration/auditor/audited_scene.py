@@ -205,6 +205,11 @@ class Scene:
         }
         self.event("CompensationResult", golden("CompensationResult.v1") | changes)
 
+    def confirmation(self, payout_id: str, **changes: Any) -> None:
+        """The originator's word that the money was handed back."""
+        given = {"payout_id": payout_id, "compensation_id": f"comp-{payout_id}"}
+        self.event("CompensationConfirmation", golden("CompensationConfirmation.v1") | given | changes)
+
     def refusal(self, payout_id: str, position: Position) -> None:
         source = {f"source_{name}": value for name, value in position._asdict().items()}
         self.event("RequestRefused", golden("RequestRefused.v1") | source | {"payout_id": payout_id})
@@ -257,8 +262,8 @@ class Scene:
         with contextlib.closing(sqlite3.connect(path, timeout=ANSWER_SECONDS)) as connection, connection:
             insert_entry(connection, facts | changes)
 
-    def reversal(self, identifier: str) -> None:
-        self.payment("", operation="reverse", sender_reference=None, transaction_identifier=identifier)
+    def hand_back(self, identifier: str, operation: str = "reverse") -> None:
+        self.payment("", operation=operation, sender_reference=None, transaction_identifier=identifier)
 
     # Payouts, whole.
 
@@ -271,22 +276,24 @@ class Scene:
         self.row(payout_id, self.accept(payout_id, pull=pull), state, **columns)
         self.result(payout_id, state)
 
-    def reversed_by_us(self, payout_id: str, pull: str) -> None:
+    def handed_back_by_us(self, payout_id: str, pull: str, operation: str = "reverse") -> None:
         facts = {"compensation_executor": "PROCESSOR", "compensation_reference": pull}
         self.unpaid(payout_id, "DECLINED", pull, compensation="COMPENSATED", **facts)
         self.demand(payout_id, "PROCESSOR")
         self.compensated(payout_id, "PROCESSOR", pull)
-        self.reversal(pull)
+        self.hand_back(pull, operation)
 
     def released_by_originator(self, payout_id: str) -> None:
         self.unpaid(payout_id, "REJECTED", compensation="COMPENSATED", compensation_executor="ORIGINATOR")
         self.demand(payout_id, "ORIGINATOR")
+        self.confirmation(payout_id)
         self.compensated(payout_id, "ORIGINATOR")
 
     def clean_run(self) -> None:
         """Every way in which a record may end."""
         self.paid("paid-0001")
-        self.reversed_by_us("declined-0001", "381228649430015")
+        self.handed_back_by_us("declined-0001", "381228649430015")
+        self.handed_back_by_us("declined-0002", "381228649430023", "adjustment")
         self.released_by_originator("rejected-0001")
         self.unpaid("denied-0001", "DENIED")
         self.row("review-0001", self.accept("review-0001"), "IN_REVIEW")

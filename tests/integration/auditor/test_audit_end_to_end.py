@@ -5,6 +5,8 @@ Every planted violation is an addition, so all of them share one scene: what cou
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -14,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from sandbox.auditor.collect import EvidenceIncomplete
-from sandbox.auditor.evidence import Position
+from sandbox.auditor.evidence import EvidenceIncomplete, Position
 from sandbox.auditor.verdict import ZERO_TERMS, Verdict
 from schemas.topics import topic_name
-from tests.integration.auditor.audited_scene import CARD, Scene, golden, stand_in_in_this_process
+from tests.integration.auditor.audited_scene import ANSWER_SECONDS, CARD, Scene, golden, stand_in_in_this_process
 
 pytestmark = pytest.mark.servers
 
@@ -56,6 +59,8 @@ def clean_verdict(scene: Scene) -> Verdict:
 def before(scene: Scene, clean_verdict: Verdict) -> Verdict:
     """The verdict before the test at hand plants anything."""
     del clean_verdict  # taken first, whichever test comes first
+    for table in ("modes_copy", "intake_copy", "numbers_copy"):
+        scene.execute(f"DROP TABLE IF EXISTS {table}")
     return scene.audit()
 
 
@@ -63,7 +68,7 @@ def test_clean_run_is_clean(clean_verdict: Verdict) -> None:
     """Design 10, on the real parts: the line, and nothing else to say."""
     assert clean_verdict.problems() == []
     assert clean_verdict.line() == (
-        "verdict accepted=9 payouts=6 paid=1 declined=1 rejected=1 denied=1 expired=0 failed=0 cancelled=0 "
+        "verdict accepted=10 payouts=7 paid=1 declined=2 rejected=1 denied=1 expired=0 failed=0 cancelled=0 "
         "in_review=1 held=1 unknown=0 refused=1 dead_letters=1 lost=0 double=0 stuck=0 phantom=0 orphan=0 "
         "comp_double=0 leak=0 kills=0 freezes=0 broker_kills=0 db_kills=0 cuts=0 api_faults=0 seed=7"
     )
@@ -121,8 +126,40 @@ def visa_paid_for_nobody(scene: Scene) -> None:
 
 
 def a_pull_was_reversed_twice(scene: Scene) -> None:
-    scene.reversed_by_us("reversed-twice-0001", "361228649430016")
-    scene.reversal("361228649430016")
+    scene.handed_back_by_us("reversed-twice-0001", "361228649430016")
+    scene.hand_back("361228649430016")
+
+
+def a_pull_was_reversed_and_adjusted(scene: Scene) -> None:
+    scene.handed_back_by_us("reversed-and-adjusted-0001", "361228649430032")
+    scene.hand_back("361228649430032", "adjustment")
+
+
+def both_parties_handed_back(scene: Scene) -> None:
+    scene.handed_back_by_us("both-0001", "361228649430040")
+    scene.confirmation("both-0001")
+
+
+def operators_said_paid(scene: Scene) -> None:
+    """S6: an operator's word makes nothing paid."""
+    scene.row("resolved-0001", scene.accept("resolved-0001"), "PAID")
+    scene.execute(
+        "INSERT INTO history (payout_id, version, actor, transition, to_state) "
+        "VALUES ($1, 1, 'op', 'resolved', 'PAID')",
+        "resolved-0001",
+    )
+    scene.result("resolved-0001", "PAID")
+
+
+def operators_took_it_back(scene: Scene) -> None:
+    """L12: a resolution that was undone is no end, and nothing is wrong with it."""
+    scene.row("undone-0001", scene.accept("undone-0001"), "UNKNOWN", held=True)
+    scene.execute(
+        "INSERT INTO history (payout_id, version, actor, transition, to_state) "
+        "VALUES ($1, 99, 'op', 'resolution_undone', 'UNKNOWN')",
+        "undone-0001",
+    )
+    scene.result("undone-0001", "PAID")
 
 
 def the_originator_was_told_twice(scene: Scene) -> None:
@@ -143,6 +180,10 @@ PLANTED: list[tuple[Callable[[Scene], None], dict[str, int]]] = [
     (visa_paid_for_nobody, {"orphan": 1}),
     (a_pull_was_reversed_twice, {"comp_double": 1}),
     (the_originator_was_told_twice, {"comp_double": 1}),
+    (a_pull_was_reversed_and_adjusted, {"comp_double": 1}),
+    (both_parties_handed_back, {"comp_double": 1}),
+    (operators_said_paid, {"phantom": 1}),
+    (operators_took_it_back, {}),
 ]
 
 
@@ -184,6 +225,40 @@ def leak_into_a_json_column(scene: Scene) -> None:
     )
 
 
+def leak_into_packed_bytes(scene: Scene) -> None:
+    """An encoding inside a byte column, which the database prints in hexadecimal."""
+    scene.insert("intake_copy", {"reason": "", "data": b"\xff\xfe" + base64.b64encode(b"pan " + CARD.encode())})
+
+
+def leak_of_escapes_in_a_column(scene: Scene) -> None:
+    """Backslashes, which the database's copy doubles."""
+    scene.insert("modes_copy", {"reason": "".join(f"\\u{ord(digit):04x}" for digit in CARD), "data": b""})
+
+
+def leak_of_a_stranger_after_a_line_break(scene: Scene) -> None:
+    """A line break is a letter in a database's copy: the number stands alone all the same."""
+    scene.insert("modes_copy", {"reason": "card:\n5555 5555 5555 4444\tis refused", "data": b""})
+
+
+def leak_into_a_number_column(scene: Scene) -> None:
+    scene.execute("CREATE TABLE IF NOT EXISTS numbers_copy (seen bigint)")
+    scene.insert("numbers_copy", {"seen": int(CARD)})
+
+
+def leak_into_a_foreign_record(scene: Scene) -> None:
+    """Bytes that are no record of ours, in a topic that others write to."""
+    topic = topic_name("payout_review_decisions", scene.prefix)
+    scene.produce(topic, b"\x01" + CARD.encode("utf-16-be"), b"key", [])
+
+
+def leak_into_a_compressed_record(scene: Scene) -> None:
+    """What the broker keeps compressed is searched as it was written."""
+    producer = Producer({"bootstrap.servers": scene.bootstrap_servers, "compression.type": "gzip", "log_level": 0})
+    topic = topic_name("payout_compensation_confirmations", scene.prefix)
+    producer.produce(topic, b"." * 10_000 + CARD.encode("utf-16-le") + b"." * 10_000, b"key")
+    assert producer.flush(ANSWER_SECONDS) == 0
+
+
 def leak_into_a_log(scene: Scene) -> None:
     (scene.logs / "worker.log").write_text(f'{{"message": "card {CARD.encode().hex()}"}}\n')
 
@@ -204,6 +279,12 @@ LEAKS = [
     leak_into_a_text_column,
     leak_into_a_binary_column,
     leak_into_a_json_column,
+    leak_into_packed_bytes,
+    leak_of_escapes_in_a_column,
+    leak_of_a_stranger_after_a_line_break,
+    leak_into_a_number_column,
+    leak_into_a_foreign_record,
+    leak_into_a_compressed_record,
     leak_into_a_log,
     leak_of_a_stranger,
     leak_at_the_stand_in,
@@ -216,7 +297,7 @@ def test_leak_is_seen_and_its_artefact_counted_once(
 ) -> None:
     """P6, design 10: topics by key, header and value, tables by every column, files of every kind."""
     for table in ("modes_copy", "intake_copy"):
-        scene.execute(f"CREATE TABLE IF NOT EXISTS {table} (reason text, data bytea)")
+        scene.execute(f"CREATE TABLE {table} (reason text, data bytea)")
     plant(scene)
     after = scene.audit()
     assert growth(before, after) == {"leak": 1}
@@ -250,12 +331,16 @@ def test_command_prints_line_and_problems_and_exits_1(scene: Scene, before: Verd
     numbers = tmp_path / "numbers.txt"
     numbers.write_text(f"{CARD}\n")
     nobody = scene.accept("lost-by-the-command")
-    done = run_command(scene, "--card-numbers", str(numbers), "--scan", str(scene.logs), "--kills", "3")
+    report = tmp_path / "verdict.json"
+    words = ["--card-numbers", str(numbers), "--scan", str(scene.logs), "--kills", "3", "--report", str(report)]
+    done = run_command(scene, *words)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("verdict accepted=")
     assert f" lost={before.count('lost') + 1} " in done.stdout
     assert " kills=3 " in done.stdout
     assert "lost: payout lost-by-the-command has no result" in done.stderr
+    assert "records in" in done.stderr
+    assert json.loads(report.read_text("utf-8"))["line"] == done.stdout.strip()
     assert CARD not in done.stderr + done.stdout
     assert nobody.topic.startswith(scene.prefix)
 
@@ -278,7 +363,8 @@ def test_evidence_that_cannot_be_read_is_no_verdict(scene: Scene) -> None:
 def test_server_that_is_away_is_no_verdict(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, away: dict[str, str], named: str
 ) -> None:
-    monkeypatch.setattr("sandbox.auditor.collect.CALL_SECONDS_MAX", 1.0)
+    for module in ("collect", "topics"):
+        monkeypatch.setattr(f"sandbox.auditor.{module}.CALL_SECONDS_MAX", 1.0)
     with pytest.raises(EvidenceIncomplete, match=named):
         scene.audit(**away)
 
@@ -289,6 +375,57 @@ def test_acknowledged_record_that_the_broker_does_not_hold_is_told(scene: Scene,
     after = scene.audit()
     assert after.count("evidence") == before.count("evidence") + 1
     assert "999999 was acknowledged, but the topic does not hold it" in "".join(after.problems())
+
+
+def test_second_reader_finds_what_one_finds(scene: Scene, before: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large run is read by two processes: the same verdict, to the last sentence."""
+    monkeypatch.setattr("sandbox.auditor.topics.PARALLEL_RECORDS_MIN", 1)
+    after = scene.audit()
+    assert after.line() == before.line()
+    # Which of an artefact's places are told depends on the order of reading.
+    assert told_without_places(after) == told_without_places(before)
+
+
+def told_without_places(verdict: Verdict) -> set[tuple[str, str]]:
+    return {(finding.term, finding.subject) for finding in verdict.findings}
+
+
+def test_second_reader_that_is_killed_is_no_verdict(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the topics is no evidence."""
+    monkeypatch.setattr("sandbox.auditor.topics.PARALLEL_RECORDS_MIN", 1)
+    monkeypatch.setattr("sandbox.auditor.topics._help", os.abort)
+    with pytest.raises(EvidenceIncomplete, match="second reader"):
+        scene.audit()
+
+
+def test_page_is_searched(scene: Scene, before: Verdict) -> None:
+    """P6: a metrics page is an artefact; the stand-in's own page serves as one, with a planted number in it."""
+    scene.payment("page-of-0001", response=json.dumps({"pan": CARD}), money_moved=0)
+    pages = [f"{scene.endpoint.admin_url}/sandbox/ledger?limit=5000"]
+    grown = growth(before, scene.audit(scan_urls=pages))
+    assert grown["leak"] >= 1
+    with pytest.raises(EvidenceIncomplete, match="is the worker up"):
+        scene.audit(scan_urls=["http://127.0.0.1:1/metrics"])
+
+
+def test_partition_that_says_nothing_is_no_verdict(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is down ends the audit in bounded time, with the partitions that it could not read."""
+    monkeypatch.setattr("sandbox.auditor.topics.SILENCE_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("sandbox.auditor.topics.FETCH_SECONDS", 0.001)
+    with pytest.raises(EvidenceIncomplete, match="no record for 0 s"):
+        scene.audit()
+
+
+def test_truncated_topic_is_told(scene: Scene, before: Verdict) -> None:
+    """P1: a zero that rests on a topic of which the beginning is gone would be a lie."""
+    topic = topic_name("payout_results", scene.prefix)
+    client = AdminClient({"bootstrap.servers": scene.bootstrap_servers})
+    for partition in (0, 1):
+        for done in client.delete_records([TopicPartition(topic, partition, 1)]).values():
+            done.result(ANSWER_SECONDS)
+    after = scene.audit()
+    assert after.count("evidence") == before.count("evidence") + 2
+    assert f"{topic}-0 begins at offset 1: older records are gone" in "".join(after.problems())
 
 
 def run_command(scene: Scene, *words: str) -> subprocess.CompletedProcess[str]:

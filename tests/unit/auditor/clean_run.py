@@ -12,6 +12,7 @@ from sandbox.auditor.evidence import (
     CardPull,
     CompensationDemand,
     CompensationEnd,
+    Confirmation,
     Evidence,
     Intake,
     LedgerRow,
@@ -29,7 +30,7 @@ STUCK_AFTER_SECONDS = 60.0
 KEY = b"k" * 32
 TOPIC = "payout_requests"
 CARD = "4957030420210462"
-PULL = "381228649430015"
+PULL, ADJUSTED_PULL = "381228649430015", "381228649430023"
 MONEY = {"JPY": (5_000, "5000"), "KWD": (12_340, "12.340"), "USD": (2_500, "25.00")}
 
 
@@ -79,12 +80,19 @@ class Run:
         )
         self.evidence.rows[self.evidence.rows.index(row)] = changed
         self.evidence.demands.append(
-            CompensationDemand(payout_id, f"demand/{payout_id}", f"comp/{payout_id}", executor)
+            CompensationDemand(payout_id, f"demand/{payout_id}", f"comp/{payout_id}", executor, "originator")
         )
+        if executor == "ORIGINATOR" and end == "COMPENSATED":
+            self.confirm(payout_id)
         if end is not None:
             self.evidence.compensation_ends.append(
                 CompensationEnd(payout_id, f"end/{payout_id}", end, executor, identifier)
             )
+
+    def confirm(self, payout_id: str, **changes: str) -> None:
+        """The originator says that he handed the money back."""
+        given = {"compensation_id": f"comp/{payout_id}", "originator_id": "originator", "reference": "release-1"}
+        self.evidence.confirmations.append(Confirmation(payout_id, **given | changes))
 
     def row(self, payout_id: str) -> LedgerRow:
         return next(row for row in self.evidence.rows if row.payout_id == payout_id)
@@ -118,7 +126,10 @@ def clean_run() -> Run:
     run.compensation("declined-released", "ORIGINATOR", "COMPENSATED")
     run.payout("declined-reversed", "DECLINED")
     run.compensation("declined-reversed", "PROCESSOR", "COMPENSATED", PULL)
-    _reversal(run)
+    _hand_back(run, "reverse", "declined-reversed", PULL)
+    run.payout("declined-adjusted", "DECLINED", currency="JPY")
+    run.compensation("declined-adjusted", "PROCESSOR", "COMPENSATED", ADJUSTED_PULL)
+    _hand_back(run, "adjustment", "declined-adjusted", ADJUSTED_PULL)
     run.payout("rejected", "REJECTED")
     run.payout("denied", "DENIED")
     run.compensation("denied", "ORIGINATOR", None)
@@ -137,11 +148,11 @@ def clean_run() -> Run:
     return run
 
 
-def _reversal(run: Run) -> None:
-    run.evidence.pulls.append(CardPull(PULL, "declined-reversed"))
+def _hand_back(run: Run, operation: str, payout_id: str, pull: str) -> None:
+    run.evidence.pulls.append(CardPull(pull, payout_id))
     like = run.evidence.entries[0]
-    for operation in ("funding", "reverse"):
-        run.add_entry(like, operation=operation, sender_reference=None, transaction_identifier=PULL)
+    for each in ("funding", operation):
+        run.add_entry(like, operation=each, sender_reference=None, transaction_identifier=pull)
 
 
 def _set_aside(run: Run, position: Position, disposition: str, payout_id: str | None) -> None:

@@ -56,6 +56,7 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "UTF-16 BE": lambda number: fours(number, " ").encode("utf-16-be"),
     "JSON escapes": lambda number: "".join(f"\\u{ord(digit):04x}" for digit in number).encode(),
     "XML escapes": lambda number: "".join(f"&#{ord(digit)};" for digit in number).encode(),
+    "XML hexadecimal escapes": lambda number: "".join(f"&#x{ord(digit):x};" for digit in number).encode(),
     **{
         f"base64{'url' if url else ''}, {place} bytes in, {form or 'plain'}": partial(base64_of, form, place, url)
         for url in (False, True)

@@ -5,13 +5,18 @@ P1 to P5, L1, L7, K3, S8, C1, C2.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox.auditor import verdict as verdict_module
 from sandbox.auditor.evidence import (
     CardPull,
     CompensationDemand,
@@ -23,9 +28,22 @@ from sandbox.auditor.evidence import (
     ResultEvent,
     StandInEntry,
 )
+from sandbox.auditor.leak import CardNumberSearch
+from sandbox.auditor.report import write_report
 from sandbox.auditor.verdict import ZERO_TERMS, Finding, Verdict
 from sandbox.visa_direct.fingerprint import recipient_fingerprint
-from tests.unit.auditor.clean_run import KEY, NOW, PULL, RECEIVED_AT, STUCK_AFTER_SECONDS, Planted, Run, clean_run
+from tests.unit.auditor.clean_run import (
+    ADJUSTED_PULL,
+    CARD,
+    KEY,
+    NOW,
+    PULL,
+    RECEIVED_AT,
+    STUCK_AFTER_SECONDS,
+    Planted,
+    Run,
+    clean_run,
+)
 
 
 def zeros(verdict: Verdict) -> dict[str, int]:
@@ -39,7 +57,7 @@ def test_clean_run_gives_the_line_word_for_word() -> None:
     assert verdict.problems() == []
     assert verdict.clean
     assert verdict.line() == (
-        "verdict accepted=16 payouts=13 paid=3 declined=2 rejected=1 denied=1 expired=1 failed=1 cancelled=1 "
+        "verdict accepted=17 payouts=14 paid=3 declined=3 rejected=1 denied=1 expired=1 failed=1 cancelled=1 "
         "in_review=1 held=1 unknown=1 refused=1 dead_letters=1 lost=0 double=0 stuck=0 phantom=0 orphan=0 "
         "comp_double=0 leak=0 kills=1 freezes=2 broker_kills=3 db_kills=4 cuts=5 api_faults=6 seed=7"
     )
@@ -151,6 +169,24 @@ def orphan_reversed_at_visa(run: Run) -> None:
     reverse(run, "399999999999999")
 
 
+def orphan_handed_back_by_its_originator(run: Run) -> None:
+    """Whatever became of the demand, he gave the money back for a payout that was paid."""
+    run.evidence.demands.append(CompensationDemand("paid-usd", "d", "comp/paid-usd", "ORIGINATOR", "originator"))
+    run.confirm("paid-usd")
+
+
+def orphan_resolved_as_not_paid(run: Run) -> None:
+    """S6: the operators were wrong, and it must be seen."""
+    run.payout("resolved", "FAILED")
+    run.entry("resolved", "25.00", "USD", CARD, money_moved=True)
+
+
+def phantom_resolved_as_paid(run: Run) -> None:
+    """S6: two people said PAID, and the stand-in knows of no payment."""
+    run.payout("resolved", "PAID")
+    run.evidence.entries.remove(run.approved("resolved"))
+
+
 def orphan_without_payout(run: Run) -> None:
     run.entry("of-nobody", "25.00", "USD", "tok_approve", money_moved=True)
 
@@ -183,6 +219,26 @@ def comp_double_reversed_though_originator_acts(run: Run) -> None:
     reverse(run, "377777777777777")
 
 
+def comp_double_second_adjustment(run: Run) -> None:
+    """Visa protects no adjustment against a repeat."""
+    reverse(run, ADJUSTED_PULL, "adjustment")
+
+
+def comp_double_reversal_and_adjustment(run: Run) -> None:
+    """C3: a reversal stays a reversal."""
+    reverse(run, PULL, "adjustment")
+
+
+def comp_double_confirmed_although_reversed(run: Run) -> None:
+    """C2: our effect at Visa and the originator's word, whatever our own events say."""
+    run.confirm("declined-reversed")
+
+
+def comp_double_confirmed_twice(run: Run) -> None:
+    """Two hand-backs under two references; our events told of one."""
+    run.confirm("declined-released", reference="release-2")
+
+
 def comp_double_asked_twice(run: Run) -> None:
     run.evidence.demands.append(CompensationDemand("denied", "demand/again", "comp/again", "ORIGINATOR"))
 
@@ -198,9 +254,9 @@ def change_payment(run: Run, payout_id: str, **changes: object) -> None:
     run.evidence.entries[run.evidence.entries.index(entry)] = replace(entry, **changes)  # type: ignore[arg-type]
 
 
-def reverse(run: Run, identifier: str) -> None:
+def reverse(run: Run, identifier: str, operation: str = "reverse") -> None:
     run.add_entry(
-        run.approved("paid-usd"), operation="reverse", sender_reference=None, transaction_identifier=identifier
+        run.approved("paid-usd"), operation=operation, sender_reference=None, transaction_identifier=identifier
     )
 
 
@@ -208,7 +264,7 @@ PLANTED: list[tuple[Planted, dict[str, int], str]] = [
     (lost_result, {"lost": 1}, "paid-kwd"),
     (lost_row, {"lost": 1}, "never-seen"),
     (lost_repeat, {"lost": 1}, "paid-usd"),
-    (lost_bytes, {"lost": 1}, "payout_requests-0-16"),
+    (lost_bytes, {"lost": 1}, "payout_requests-0-17"),
     (lost_both_records, {"lost": 1}, "never-seen"),
     (double_second_payment, {"double": 1}, "paid-usd"),
     (double_third_payment, {"double": 1}, "paid-usd"),
@@ -234,6 +290,13 @@ PLANTED: list[tuple[Planted, dict[str, int], str]] = [
     (comp_double_reversal_of_nobody, {"comp_double": 1}, "388888888888888"),
     (comp_double_both_parties, {"comp_double": 1}, "declined-reversed"),
     (comp_double_reversed_though_originator_acts, {"comp_double": 1}, "denied"),
+    (comp_double_second_adjustment, {"comp_double": 1}, "declined-adjusted"),
+    (comp_double_reversal_and_adjustment, {"comp_double": 1}, "declined-reversed"),
+    (comp_double_confirmed_although_reversed, {"comp_double": 1}, "declined-reversed"),
+    (comp_double_confirmed_twice, {"comp_double": 1}, "declined-released"),
+    (orphan_handed_back_by_its_originator, {"orphan": 1}, "paid-usd"),
+    (orphan_resolved_as_not_paid, {"orphan": 1}, "resolved"),
+    (phantom_resolved_as_paid, {"phantom": 1}, "resolved"),
     (comp_double_asked_twice, {"comp_double": 1}, "denied"),
     (leak_in_a_file, {"leak": 1}, "worker.log"),
 ]
@@ -313,6 +376,33 @@ def reversal_only_reported(run: Run) -> None:
     run.evidence.entries = [entry for entry in run.evidence.entries if entry.operation != "reverse"]
 
 
+def adjustment_only_reported(run: Run) -> None:
+    run.evidence.entries = [entry for entry in run.evidence.entries if entry.operation != "adjustment"]
+
+
+def reversal_of_a_pull_that_nobody_names(run: Run) -> None:
+    reverse(run, "388888888888888")
+
+
+def originator_never_said_so(run: Run) -> None:
+    run.evidence.confirmations.clear()
+
+
+def confirmed_by_a_stranger(run: Run) -> None:
+    originator_never_said_so(run)
+    run.confirm("declined-released", originator_id="somebody-else")
+
+
+def moved_in_an_unknown_way(run: Run) -> None:
+    reverse(run, "388888888888888", "chargeback")
+
+
+def told_before_the_resolution_was_undone(run: Run) -> None:
+    """The result of the wrong resolution is taken back; one that came after it is not."""
+    run.payout("resolved", "UNKNOWN", held=True, undone_version=6)
+    run.evidence.results.append(ResultEvent("resolved", "result/7", "FAILED", 2_500, "USD", version=7))
+
+
 def compensation_never_asked_for(run: Run) -> None:
     run.evidence.demands = [demand for demand in run.evidence.demands if demand.payout_id != "denied"]
 
@@ -329,32 +419,46 @@ def evidence_is_broken(run: Run) -> None:
     run.evidence.broken.append("record payout_requests-0-3 was acknowledged, but the topic does not hold it")
 
 
+UNCLEAN: list[tuple[Planted, str]] = [
+    (two_ends, "conflicting_results"),
+    (two_events_of_one_end, "conflicting_results"),
+    (result_other_than_the_row, "conflicting_results"),
+    (money_vanished, "conservation"),
+    (currency_changed, "conservation"),
+    (money_vanished, "amount"),
+    (result_of_another_amount, "amount"),
+    (refusal_never_published, "intake"),
+    (dead_letter_never_published, "intake"),
+    (refusal_never_recorded, "intake"),
+    (row_and_repeat_at_once, "intake"),
+    (row_and_repeat_at_once, "counts"),
+    (row_of_nobody, "unexplained"),
+    (row_of_nobody, "counts"),
+    (row_of_a_record_never_acknowledged, "unexplained"),
+    (still_open, "counts"),
+    (lost_row, "counts"),
+    (reversal_only_reported, "compensation"),
+    (adjustment_only_reported, "compensation"),
+    (reversal_of_a_pull_that_nobody_names, "compensation"),
+    (originator_never_said_so, "compensation"),
+    (confirmed_by_a_stranger, "compensation"),
+    (moved_in_an_unknown_way, "evidence"),
+    (told_before_the_resolution_was_undone, "conflicting_results"),
+    (lost_row, "conservation"),
+    (phantom_row_and_result, "conservation"),
+    (orphan_unpaid_end, "conservation"),
+    (double_second_payment, "conservation"),
+    (double_other_currency, "conservation"),
+    (compensation_never_asked_for, "compensation"),
+    (compensation_end_never_told, "compensation"),
+    (compensation_by_us_does_not_end, "compensation"),
+    (evidence_is_broken, "evidence"),
+]
+
+
 @pytest.mark.parametrize(
     ("plant", "term"),
-    [
-        (two_ends, "conflicting_results"),
-        (two_events_of_one_end, "conflicting_results"),
-        (result_other_than_the_row, "conflicting_results"),
-        (money_vanished, "conservation"),
-        (currency_changed, "conservation"),
-        (money_vanished, "amount"),
-        (result_of_another_amount, "amount"),
-        (refusal_never_published, "intake"),
-        (dead_letter_never_published, "intake"),
-        (refusal_never_recorded, "intake"),
-        (row_and_repeat_at_once, "intake"),
-        (row_and_repeat_at_once, "counts"),
-        (row_of_nobody, "unexplained"),
-        (row_of_nobody, "counts"),
-        (row_of_a_record_never_acknowledged, "unexplained"),
-        (still_open, "counts"),
-        (lost_row, "counts"),
-        (reversal_only_reported, "compensation"),
-        (compensation_never_asked_for, "compensation"),
-        (compensation_end_never_told, "compensation"),
-        (compensation_by_us_does_not_end, "compensation"),
-        (evidence_is_broken, "evidence"),
-    ],
+    UNCLEAN,
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_what_the_line_has_no_term_for_is_unclean(plant: Planted, term: str) -> None:
@@ -364,6 +468,111 @@ def test_what_the_line_has_no_term_for_is_unclean(plant: Planted, term: str) -> 
     verdict = run.judge()
     assert not verdict.clean
     assert verdict.count(term) >= 1
+
+
+@pytest.mark.parametrize("check", verdict_module.CHECKS, ids=lambda check: check.__name__.strip("_"))
+def test_no_judge_can_be_left_out_unseen(
+    check: Callable[[Any], Iterator[Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each judge is the only one to see something that is planted above: disabled, a test of this file is red."""
+    monkeypatch.setattr(verdict_module, "CHECKS", [other for other in verdict_module.CHECKS if other is not check])
+    unseen = []
+    for plant, expected, _ in PLANTED:
+        run = clean_run()
+        plant(run)
+        if zeros(run.judge()) != expected:
+            unseen.append(plant.__name__)
+    for plant, term in UNCLEAN:
+        run = clean_run()
+        plant(run)
+        if run.judge().count(term) == 0:
+            unseen.append(plant.__name__)
+    assert unseen
+
+
+def test_money_is_counted_by_currency_from_sources_of_its_own() -> None:
+    """Design 10: accepted = paid + ended unpaid + held, in exact minor units."""
+    verdict = clean_run().judge()
+    assert verdict.money == {
+        "JPY": {"accepted": 10_000, "paid": 5_000, "ended_unpaid": 5_000, "held": 0},
+        "KWD": {"accepted": 12_340, "paid": 12_340, "ended_unpaid": 0, "held": 0},
+        "USD": {"accepted": 27_500, "paid": 2_500, "ended_unpaid": 17_500, "held": 7_500},
+    }
+
+
+def test_unknown_payout_that_visa_paid_is_paid_money() -> None:
+    """S6: it waits for a person, and its money has left: it is conserved and held by nobody."""
+    run = clean_run()
+    run.entry("held", "25.00", "USD", CARD, money_moved=True)
+    verdict = run.judge()
+    assert verdict.clean
+    assert verdict.money["USD"] == {"accepted": 27_500, "paid": 5_000, "ended_unpaid": 17_500, "held": 5_000}
+
+
+def test_resolution_that_was_undone_is_no_end() -> None:
+    """L12, S6: what the operator took back counts no more; the payout waits for a person again."""
+    run = clean_run()
+    run.payout("resolved", "UNKNOWN", held=True, undone_version=6)
+    run.evidence.results.append(ResultEvent("resolved", "result/5", "PAID", 2_500, "USD", version=5))
+    assert run.judge().problems() == []
+    run.change_row("resolved", undone_version=0)
+    assert zeros(run.judge()) == {"phantom": 1}
+
+
+def test_demand_of_a_resolution_that_was_undone_is_none() -> None:
+    """L12, C1: it was to be handed back by us, which had not begun; then Visa knew of the payment after all."""
+    run = clean_run()
+    run.payout("resolved", "PAID", undone_version=6)
+    run.evidence.results[-1] = replace(run.evidence.results[-1], version=7)
+    demand = CompensationDemand("resolved", "d/5", "comp/resolved", "PROCESSOR", "originator", version=5)
+    run.evidence.demands.append(demand)
+    assert run.judge().problems() == []
+    run.change_row("resolved", undone_version=0)
+    assert zeros(run.judge()) == {"orphan": 1}
+
+
+def test_strangers_confirmation_of_what_nobody_asked_hands_nothing_back() -> None:
+    """C2: a confirmation counts for the demand and the originator that it names."""
+    run = clean_run()
+    run.confirm("paid-usd")
+    run.confirm("declined-reversed", compensation_id="comp/of-nobody")
+    run.confirm("declined-reversed", originator_id="somebody-else")
+    run.confirm("no-such-payout")
+    assert run.judge().clean
+
+
+def test_orphan_says_all_that_speaks_against_the_payment() -> None:
+    run = clean_run()
+    orphan_handed_back_by_its_originator(run)
+    assert any("was handed back by its originator" in problem for problem in run.judge().problems())
+
+
+def test_id_that_is_only_a_dead_letter_asks_for_no_money() -> None:
+    """K6: such a record has no payout, so its amount is nobody's to conserve."""
+    run = clean_run()
+    position = run.accept("keyed-otherwise", amount_minor=999)
+    run.evidence.intake.append(Intake(position, "DEAD_LETTER", "keyed-otherwise"))
+    run.evidence.dead_letters.add(position)
+    assert run.judge().clean
+
+
+def test_report_holds_everything_and_no_card_number(tmp_path: Path) -> None:
+    """P6: the report is an artefact as any other."""
+    run = clean_run()
+    leak_in_a_file(run)
+    lost_row(run)
+    verdict = run.judge(seed=7, stopped_at=NOW)
+    write_report(verdict, tmp_path / "verdict.json")
+    text = (tmp_path / "verdict.json").read_text("utf-8")
+    told = json.loads(text)
+    assert told["line"] == verdict.line()
+    assert (told["clean"], told["zeros"]["lost"], told["zeros"]["leak"]) == (False, 1, 1)
+    assert len(told["findings"]) == len(verdict.findings)
+    assert told["states"]["PAID"] == told["counts"]["paid"] == 3
+    assert told["states"]["compensation COMPENSATED"] == 3
+    assert told["money_minor"]["KWD"]["paid"] == 12_340
+    assert told["faults"]["seed"] == 7
+    assert list(CardNumberSearch([CARD]).own(text.encode())) == []
 
 
 @pytest.mark.parametrize(
@@ -426,7 +635,10 @@ def test_one_subject_counts_once_a_term() -> None:
 
 # Properties: no fact of a clean run can go missing unseen, and none can be told twice unseen where twice is wrong.
 
-FACTS = ("accepted", "rows", "intake", "results", "demands", "compensation_ends", "refusals", "dead_letters", "entries")
+FACTS = (
+    "accepted", "rows", "intake", "results", "demands", "compensation_ends", "confirmations", "refusals",
+    "dead_letters", "entries",
+)  # fmt: skip
 
 
 def matters(run: Run, fact: object) -> bool:
