@@ -52,6 +52,13 @@ unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
 test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
 	@$(BIN)/pytest -q tests
 
+TIER ?= commit
+SEED ?= 1
+
+.PHONY: faults
+faults: $(VENV)/demo-environment ## Break everything on purpose and audit: TIER=commit|nightly|release SEED=n.
+	@$(BIN)/python -m sandbox.faults --tier $(TIER) --seed $(SEED)
+
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline

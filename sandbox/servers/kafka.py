@@ -1,18 +1,23 @@
 """Apache Kafka 4 (KRaft) for tests, the demo and `payouts dev`: a running cluster, or one of our own.
 
-A cluster of our own has one or three nodes, each broker and controller, on free loopback ports.
+A cluster of our own has one or three nodes, each broker and controller, on free loopback ports. For fault runs
+every broker has a second listener whose advertised address is a proxy's: a client that begins there meets only
+proxies, while tools, the brokers among themselves and the controllers go directly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import struct
 import tempfile
 import threading
+import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +29,7 @@ from sandbox.servers.java import JavaRuntime, find_java, java_environment, java_
 from sandbox.servers.processes import (
     BIND_TRIES,
     LOOPBACK,
+    POLL_SECONDS,
     ManagedProcess,
     PortLease,
     ServerError,
@@ -41,6 +47,10 @@ TOOL_SECONDS = 60.0
 STOP_SECONDS = 10.0
 METADATA_SECONDS = 2.0
 FOREIGN_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
+# A dead leader is noticed after the broker session (4 s) and, when it also led the quorum, its own election.
+ELECTION_SECONDS = 30.0
+OFFSETS_TOPIC = "__consumer_offsets"
 HEAP_MEBIBYTES = 400
 TOOL_HEAP_MEBIBYTES = 128
 BROKER_COUNTS = (1, 3)
@@ -79,14 +89,24 @@ class ForeignKafka:
 class _Node:
     number: int
     directory: Path
-    # Broker and controller port, in this order.
-    leases: tuple[PortLease, PortLease] = field(default_factory=lambda: (PortLease(), PortLease()))
+    # Broker, controller and, behind a proxy, second client port, in this order.
+    leases: tuple[PortLease, ...] = field(default_factory=lambda: (PortLease(), PortLease()))
+    advertised_proxy_port: int | None = None
     process: ManagedProcess | None = None
     formatter: ManagedProcess | None = None
 
     @property
     def properties_path(self) -> Path:
         return self.directory / "server.properties"
+
+    @property
+    def quorum_state_path(self) -> Path:
+        return self.directory / "data" / "__cluster_metadata-0" / "quorum-state"
+
+    @property
+    def proxied(self) -> tuple[int, int] | None:
+        """Port of the second client listener and the port it is advertised at."""
+        return None if self.advertised_proxy_port is None else (self.leases[2].port, self.advertised_proxy_port)
 
     def release_ports(self) -> None:
         for lease in self.leases:
@@ -102,14 +122,24 @@ class KafkaCluster:
 
     owned = True
 
-    def __init__(self, directory: Path | None = None, *, brokers: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        brokers: int = 1,
+        advertised_proxy_ports: Mapping[int, int] | None = None,
+    ) -> None:
         """`directory` keeps the data across runs; None puts it in a temporary one that `stop` deletes.
 
-        Raises ValueError unless `brokers` is 1 or 3.
+        `advertised_proxy_ports` gives every broker a second client listener (see `proxied_port`), advertised at
+        that loopback port, where somebody else forwards. Raises ValueError unless `brokers` is 1 or 3.
         """
         if brokers not in BROKER_COUNTS:
             raise ValueError(f"a cluster has 1 or 3 brokers here, not {brokers}")
+        if advertised_proxy_ports and set(advertised_proxy_ports) != set(range(1, brokers + 1)):
+            raise ValueError("every broker needs a proxy port, or none")
         self.brokers = brokers
+        self._advertised_proxy_ports = dict(advertised_proxy_ports or {})
         self._is_temporary = directory is None
         self._directory = directory
         self._nodes: dict[int, _Node] = {}
@@ -141,6 +171,53 @@ class KafkaCluster:
         """The process id of a node. Raises ServerError for a node that was never started."""
         return self._process(node).pid
 
+    @property
+    def node_pids(self) -> dict[int, int]:
+        """The process id of every node, dead ones included. Raises ServerError before the first start."""
+        return {number: self.process_id(number) for number in self._nodes}
+
+    def running_nodes(self) -> list[int]:
+        """The nodes whose process exists, frozen ones included."""
+        return [number for number, node in self._nodes.items() if node.process and node.process.is_running]
+
+    def proxied_port(self, node: int) -> int:
+        """Where the broker's second listener really is: the proxy's upstream. Raises ServerError if it has none."""
+        proxied = self._nodes[node].proxied if node in self._nodes else None
+        if proxied is None:
+            raise ServerError(f"Kafka node {node} has no listener for a proxy")
+        return proxied[0]
+
+    def leader_of(self, topic: str, partition: int) -> int:
+        """The node that leads a partition, asked for until there is a live one.
+
+        Raises ServerError for a partition that has none in time.
+        """
+
+        def ask() -> int | None:
+            topics = self._client().list_topics(topic, timeout=METADATA_SECONDS).topics
+            found = topics[topic].partitions.get(partition)
+            return found.leader if found is not None else None
+
+        return self._wait_for_node(f"a leader for {topic} {partition}", ask)
+
+    def group_coordinator(self, group: str) -> int:
+        """The node that coordinates a consumer group: the leader of the group's partition of committed offsets.
+
+        Raises ServerError if no group has committed anything yet, or there is no leader in time.
+        """
+        topics = self._client().list_topics(OFFSETS_TOPIC, timeout=ANSWER_SECONDS).topics
+        partitions = len(topics[OFFSETS_TOPIC].partitions)
+        if not partitions:
+            raise ServerError("this cluster has no consumer group yet")
+        return self.leader_of(OFFSETS_TOPIC, java_string_hash(group) % partitions)
+
+    def controller(self) -> int:
+        """The node that is the active controller. Raises ServerError if the quorum elects none in time.
+
+        Read from the nodes' own quorum files: what clients are told is any live broker, not the controller.
+        """
+        return self._wait_for_node("an active controller", self._quorum_leader)
+
     def start(self, *, cancel: threading.Event | None = None) -> None:
         """Format what is new, start all nodes, wait until every broker is in the metadata.
 
@@ -171,6 +248,11 @@ class KafkaCluster:
         if self._is_temporary and self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+    def kill_all(self) -> None:
+        """SIGKILL for every node: the end of a run whose data nobody will use. A temporary directory goes too."""
+        self._kill_all()
+        self.stop()
 
     def kill(self, node: int = 1) -> None:
         """SIGKILL for a node; its ports stay ours until `restart`."""
@@ -217,12 +299,15 @@ class KafkaCluster:
 
     def _start_nodes(self, directory: Path, cancel: threading.Event | None) -> None:
         for number in range(1, self.brokers + 1):
-            self._nodes[number] = _Node(number, directory / f"node-{number}")
+            proxy_port = self._advertised_proxy_ports.get(number)
+            leases = tuple(PortLease() for _ in range(2 if proxy_port is None else 3))
+            self._nodes[number] = _Node(number, directory / f"node-{number}", leases, proxy_port)
         nodes = list(self._nodes.values())
         cluster_id = _cluster_id(directory)
         for node in nodes:
             node.directory.mkdir(exist_ok=True)
-            node.properties_path.write_text(node_properties(node.number, self._ports(), node.directory / "data"))
+            properties = node_properties(node.number, self._ports(), node.directory / "data", node.proxied)
+            node.properties_path.write_text(properties)
         # All formatters, then all nodes, so that no node waits for a quorum that cannot start yet.
         in_parallel([self._formatter(node, cluster_id, cancel) for node in nodes])
         for node in nodes:
@@ -275,6 +360,29 @@ class KafkaCluster:
             cancel=cancel,
         )
 
+    def _client(self) -> AdminClient:
+        """A new client each time: an old one keeps believing what it was told before a failure."""
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "socket.timeout.ms": 5000})
+
+    def _wait_for_node(self, what: str, ask: Callable[[], int | None]) -> int:
+        deadline = time.monotonic() + ELECTION_SECONDS
+        while True:
+            with contextlib.suppress(KafkaException):
+                number = ask()
+                if number in self.running_nodes():
+                    return int(number or 0)
+            if time.monotonic() > deadline:
+                raise ServerError(f"Kafka has not shown {what} on a live node in {ELECTION_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+
+    def _quorum_leader(self) -> int | None:
+        newest: tuple[int, int] = (-1, -1)
+        for number in self.running_nodes():
+            with contextlib.suppress(OSError, ValueError):
+                state = json.loads(self._nodes[number].quorum_state_path.read_text())
+                newest = max(newest, (int(state["leaderEpoch"]), int(state["leaderId"])))
+        return newest[1]
+
     def _java_command(self, heap_mebibytes: int, work_directory: Path, main_class: str) -> list[str]:
         if self._java is None or self._libraries is None:
             raise ServerError("Kafka was not prepared")
@@ -324,8 +432,26 @@ def broker_count(bootstrap_servers: str, timeout_seconds: float) -> int:
     return 0
 
 
-def node_properties(number: int, ports: dict[int, tuple[int, int]], data: Path) -> str:
-    """`server.properties` of one node; `ports` gives broker and controller port of every node."""
+def java_string_hash(text: str) -> int:
+    """Java's `String.hashCode` without its sign bit, as Kafka takes it to place a group."""
+    value = 0
+    for (unit,) in struct.iter_unpack(">H", text.encode("utf-16-be")):
+        value = (value * 31 + unit) & 0xFFFFFFFF
+    return _absolute(value - (1 << 32) if value >= 1 << 31 else value)
+
+
+def _absolute(number: int) -> int:
+    """Kafka's `Utils.abs`: the smallest integer, which has no positive counterpart, counts as 0."""
+    return 0 if number == -(1 << 31) else abs(number)
+
+
+def node_properties(
+    number: int, ports: dict[int, tuple[int, int]], data: Path, proxied: tuple[int, int] | None = None
+) -> str:
+    """`server.properties` of one node; `ports` gives broker and controller port of every node.
+
+    `proxied` is the port of a second client listener and the port that it is advertised at.
+    """
     replicas = min(3, len(ports))
     in_sync = max(1, replicas - 1)
     broker_port, controller_port = ports[number]
@@ -335,9 +461,9 @@ def node_properties(number: int, ports: dict[int, tuple[int, int]], data: Path) 
         "node.id": number,
         "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"CONTROLLER://{LOOPBACK}:{controller_port},PLAINTEXT://{LOOPBACK}:{broker_port}",
-        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{broker_port}",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "listeners": ",".join([f"CONTROLLER://{LOOPBACK}:{controller_port}", *(_urls(broker_port, proxied, 0))]),
+        "advertised.listeners": ",".join(_urls(broker_port, proxied, 1)),
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": data,
         "auto.create.topics.enable": "false",
@@ -347,6 +473,9 @@ def node_properties(number: int, ports: dict[int, tuple[int, int]], data: Path) 
         # A killed node may register again only when its old session has ended: this is most of a restart.
         "broker.session.timeout.ms": 4000,
         "broker.heartbeat.interval.ms": 1000,
+        # A follower that hangs leaves the in-sync set before writers time out; only one of the set may lead.
+        "replica.lag.time.max.ms": 6000,
+        "unclean.leader.election.enable": "false",
         # Memory and files for many small topics in a small heap.
         "log.cleaner.dedupe.buffer.size": 8 << 20,
         "log.index.size.max.bytes": 1 << 20,
@@ -357,6 +486,12 @@ def node_properties(number: int, ports: dict[int, tuple[int, int]], data: Path) 
     for topic in ("transaction.state.log", "share.coordinator.state.topic"):
         settings[f"{topic}.min.isr"] = in_sync
     return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _urls(broker_port: int, proxied: tuple[int, int] | None, which: int) -> list[str]:
+    """Client listeners: the direct one, and the proxied one as it is bound (0) or advertised (1)."""
+    direct = f"PLAINTEXT://{LOOPBACK}:{broker_port}"
+    return [direct] if proxied is None else [direct, f"PROXIED://{LOOPBACK}:{proxied[which]}"]
 
 
 def _cluster_id(directory: Path) -> str:

@@ -58,6 +58,7 @@ def make_pipeline(
 
         def make(
             server: Any = postgres,
+            kafka_server: Any = kafka,
             registry_url: str | None = None,
             own_visa: VisaStandIn | None = None,
             **partitions: int,
@@ -66,7 +67,7 @@ def make_pipeline(
             pipeline = Pipeline(
                 prefix=f"{name}-",
                 database_url=server.create_database(f"payouts_{name}"),
-                bootstrap_servers=kafka.bootstrap_servers,
+                bootstrap_servers=kafka_server.bootstrap_servers,
                 keys=processor_keys,
                 directory=tmp_path_factory.mktemp(name),
                 visa=own_visa or visa,

@@ -1,0 +1,84 @@
+"""No room on a disk: the database's, and the one that a worker logs to. Room is taken away by RLIMIT_FSIZE."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from sandbox.servers.postgres import PostgresServer
+from tests.integration.pipeline.conftest import MakePipeline
+from tests.integration.pipeline.pipeline_harness import assert_paid_once, until
+
+pytestmark = pytest.mark.servers
+
+PAYOUTS = 20
+MEBIBYTE = 1024 * 1024
+
+
+def take_room_away(process_id: int, bytes_max: int) -> None:
+    """No process of this family may write past `bytes_max` of any file, from now on; new ones inherit it."""
+    parent = psutil.Process(process_id)
+    processes = [process.pid for process in (parent, *parent.children(recursive=True))]
+    program = (
+        "import resource, sys\n"
+        "limits = (int(sys.argv[1]), resource.RLIM_INFINITY)\n"
+        "[resource.prlimit(int(number), resource.RLIMIT_FSIZE, limits) for number in sys.argv[2:]]"
+    )
+    # PostgreSQL refuses root and runs as another user, who alone may limit it.
+    subprocess.run(
+        [sys.executable, "-I", "-c", program, str(bytes_max), *map(str, processes)],
+        user=parent.uids().real if parent.uids().real != os.getuid() else None,
+        cwd="/",
+        check=True,
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """One that nobody else misses."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def test_the_databases_disk_is_full(own_postgres: PostgresServer, make_pipeline: MakePipeline) -> None:
+    """K5, L4, L5, P1, P2: a log that cannot grow ends PostgreSQL; nobody is rejected for it, and all are paid later."""
+    pipeline = make_pipeline(own_postgres)
+    worker = pipeline.worker("writer").wait_until_assigned()
+    first = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
+    pipeline.wait_all(first)
+    process_id = own_postgres.process_id
+    assert process_id is not None
+    take_room_away(process_id, MEBIBYTE)
+    second = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
+    until("the pause", lambda: "database" in worker.health().get("paused_for", ()), 30)
+    own_postgres.kill()
+    own_postgres.restart()
+    pipeline.wait_all(first + second)
+    assert_paid_once(pipeline, first + second)
+    assert worker.process.is_running
+    assert pipeline.events("payout_dead_letters") == []
+
+
+def test_the_disk_of_the_log_is_full(make_pipeline: MakePipeline) -> None:
+    """P8: a worker that can log no more works on; its exit and its metrics still speak."""
+    pipeline = make_pipeline()
+    worker = pipeline.worker("silent").wait_until_assigned()
+    process_id = worker.process.pid
+    assert process_id is not None
+    take_room_away(process_id, worker.log_path.stat().st_size)
+    length = worker.log_path.stat().st_size
+    payout_ids = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
+    pipeline.wait_all(payout_ids)
+    assert_paid_once(pipeline, payout_ids)
+    assert worker.log_path.stat().st_size == length, "nothing could be written, as this test means it"
+    assert worker.terminate() == 0
