@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final
 
 import asyncpg
 import typer
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from ledger.connections import failure_of
@@ -25,8 +24,8 @@ from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, KAFKA, registry_of, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import refused, unreachable, usage_error
-from ops.kafka import ADMIN_SECONDS, connect_admin, consumer_config, offsets, our_topics, record_time, spans_of
 from ops.kafka import Span as Range
+from ops.kafka import committed_offsets, connect_admin, offsets, our_topics, record_time, spans_of
 from ops.options import OutputOption
 from ops.output import Column, Output, Step, emit_rows, message, parse_time, progress
 from schemas.card_numbers import looks_like_card_number
@@ -131,7 +130,7 @@ def _ranges(
     chosen = [place for place in places if partition in (None, place[1])]
     if not chosen:
         raise usage_error("no topic has this partition", next_step="`payouts topics list` shows them")
-    committed = _committed(settings, chosen)
+    committed = committed_offsets(settings, chosen)
     earliest = offsets(admin, chosen, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
     ranges = []
     for kept in spans_of(admin, chosen, since=since):
@@ -139,19 +138,6 @@ def _ranges(
         first = max(kept.first if from_offset is None else from_offset, earliest[place])
         ranges.append(Range(*place, first, min(kept.end, committed.get(place, 0))))
     return [asked for asked in ranges if not asked.is_empty]
-
-
-def _committed(settings: Settings, places: Sequence[Slot]) -> dict[Slot, int]:
-    """Asked as a consumer: the administrator's question ends the process when the coordinator moves (librdkafka 5040).
-
-    Raises KafkaException.
-    """
-    consumer = Consumer(consumer_config(settings) | {"group.id": settings.group})
-    try:
-        found = consumer.committed([TopicPartition(*place) for place in places], timeout=ADMIN_SECONDS)
-    finally:
-        consumer.close()
-    return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
 
 
 async def _verify(settings: Settings, ranges: Sequence[Range], *, drive: bool) -> list[dict[str, Any]]:

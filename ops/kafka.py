@@ -225,6 +225,19 @@ def _is_served(admin: AdminClient, names: Sequence[str]) -> bool:
     return True
 
 
+def committed_offsets(settings: Settings, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """What the group has committed of these partitions, where it has. Raises KafkaException.
+
+    Asked as a consumer: the administrator's question ends the process when the coordinator moves (librdkafka 5040).
+    """
+    consumer = Consumer(consumer_config(settings) | {"group.id": settings.group})
+    try:
+        found = consumer.committed([TopicPartition(*place) for place in places], timeout=ADMIN_SECONDS)
+    finally:
+        consumer.close()
+    return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
+
+
 def latest_offset() -> OffsetSpec:
     """Asks for the end of a partition."""
     return OffsetSpec.latest()  # type: ignore[no-untyped-call,no-any-return]

@@ -3,14 +3,14 @@
 from typing import Any, Final
 
 import typer
-from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]
 
 from ops.application import ending
 from ops.environment import KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import not_found
-from ops.kafka import ADMIN_SECONDS, answer, connect_admin, latest_offset, offsets, our_topics
+from ops.kafka import ADMIN_SECONDS, answer, committed_offsets, connect_admin, latest_offset, offsets, our_topics
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from streams.settings import Settings
@@ -74,9 +74,9 @@ def group_lag(admin: AdminClient, settings: Settings) -> dict[str, Any]:
         for member in described.members
         for place in (member.assignment.topic_partitions if member.assignment else [])
     }
-    committed = _committed(admin, settings.group)
     topics = our_topics(admin, settings, CONSUMED)
     places = [(topic, number) for topic, count in topics.items() for number in range(count)]
+    committed = committed_offsets(settings, places)
     ends = offsets(admin, places, latest_offset())
     rows = [_row(place, committed.get(place), ends[place], members.get(place)) for place in places]
     known = [row["lag"] for row in rows if row["lag"] is not None]
@@ -107,12 +107,6 @@ def _described(admin: AdminClient, group: str) -> ConsumerGroupDescription:
     if described.state is ConsumerGroupState.DEAD:
         raise unknown
     return described
-
-
-def _committed(admin: AdminClient, group: str) -> dict[tuple[str, int], int]:
-    futures = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=ADMIN_SECONDS)
-    found = answer(futures[group]).topic_partitions or []
-    return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
 
 
 def _row(place: tuple[str, int], committed: int | None, end: int, member: str | None) -> dict[str, Any]:
