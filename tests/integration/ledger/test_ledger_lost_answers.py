@@ -237,7 +237,9 @@ async def test_l4_p1_a_crash_of_the_server_loses_no_confirmed_write(postgres_ser
     await migrate(url)
     outcomes: dict[int, object] = {}
     try:
-        ledger = await PostgresLedger.connect(url, pool_max=8, timeouts=Timeouts(acquire_seconds=1, connect_seconds=1))
+        bounds = Timeouts(acquire_seconds=1, connect_seconds=1)
+        # Small batches, so that the crash comes between the first and the last.
+        ledger = await PostgresLedger.connect(url, pool_max=8, timeouts=bounds, rows_max=10)
 
         async def insert(number: int) -> None:
             outcomes[number] = await attempt(ledger.insert(sample_row(number), ACTOR))
