@@ -113,6 +113,7 @@ class WorkerRuntime:
         )
         self.app: PayoutsApp = create_app(settings, name)
         self.app.on_lost = self._forget
+        self.app.on_sender_ended = _end_without_sender
         self.app.on_begin = self._begin
         self.app.on_end = self._end
         self.app.committable = self._committable
@@ -417,6 +418,13 @@ def _end_after_loss(what: str) -> None:
     log.critical("a record was lost on its way to us: ending the worker", extra={"record": what})
     logging.shutdown()
     os._exit(EXIT_CODE_RECORD_LOST)
+
+
+def _end_without_sender(error: BaseException | None) -> None:
+    """K5: a producer whose sender is gone takes nothing more, for ever; only a new one does."""
+    log.critical("the producer's sender ended: ending the worker", exc_info=error)
+    logging.shutdown()
+    os._exit(EXIT_CODE_UNCONFIRMED)
 
 
 def _end_process(topic: str) -> None:

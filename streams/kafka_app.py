@@ -11,7 +11,9 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import aiokafka.conn
 import faust
+from aiokafka.errors import KafkaConnectionError
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -36,6 +38,8 @@ FETCH_BYTES_MAX = 8_388_608
 NEXT_RECORDS_SECONDS = 0.1
 """A topic whose buffer became free waits until the question for the other topics' records has ended."""
 PRODUCER_LINGER_SECONDS = 0.002
+PRODUCER_END_SECONDS = 3.0
+"""For each of the producer's last steps; a supervisor kills what does not leave in time."""
 
 
 class Offsets:
@@ -148,11 +152,50 @@ class OrderedConsumer(driver.Consumer):
             super().on_buffer_full(tp)
 
 
+class SteadyConnection(aiokafka.conn.AIOKafkaConnection):  # type: ignore[misc]  # the library has no types
+    """A connection that is lost while it is written to is lost, and nothing more.
+
+    uvloop raises RuntimeError there, which aiokafka does not expect: it ended the producer's sender for ever.
+    """
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        """See aiokafka. Raises KafkaConnectionError, which every caller there tries again after."""
+        try:
+            return super().send(request, expect_response)
+        except RuntimeError as error:
+            self.close(reason=aiokafka.conn.CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"connection at {self.host}:{self.port} broken: {error}") from error
+
+
+async def _at_most(work: Awaitable[None], otherwise: str) -> None:
+    try:
+        await asyncio.wait_for(work, PRODUCER_END_SECONDS)
+    except TimeoutError:
+        log.warning(otherwise, extra={"seconds": PRODUCER_END_SECONDS})
+
+
 class IdempotentProducer(driver.Producer):
     """aiokafka's retries may neither duplicate nor reorder our events."""
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
+
+    async def on_start(self) -> None:
+        """Watch the task that sends: without it every publish fails for ever while the partitions stay ours."""
+        await super().on_start()
+        self._ensure_producer()._sender.sender_task.add_done_callback(self._sender_ended)
+
+    async def flush(self) -> None:
+        """For a bounded time: whatever of ours is still on its way has somebody who waits for its confirmation."""
+        await _at_most(super().flush(), "producer not flushed")
+
+    async def on_stop(self) -> None:
+        """For a bounded time: with a broker away aiokafka would wait for it."""
+        await _at_most(super().on_stop(), "producer not stopped")
+
+    def _sender_ended(self, task: asyncio.Task[None]) -> None:
+        if not self.should_stop and not task.cancelled():
+            cast("PayoutsApp", self.app).on_sender_ended(task.exception())
 
 
 class PayoutsApp(faust.App):
@@ -164,6 +207,8 @@ class PayoutsApp(faust.App):
     offsets: Offsets
     committable: Callable[[Slot], int | None]
     on_lost: Callable[[Iterable[tuple[str, int]]], None]
+    on_sender_ended: Callable[[BaseException | None], None]
+    """The producer can send nothing any more (rule K5)."""
     on_begin: Callable[[], Awaitable[None]]
     on_end: Callable[[], Awaitable[None]]
     drain: Callable[[], Awaitable[None]]
@@ -230,6 +275,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
         autodiscover=False,
     )
     app.offsets = Offsets()
+    aiokafka.conn.AIOKafkaConnection = SteadyConnection
     app.transport.Producer = IdempotentProducer  # type: ignore[misc]
     app.transport.Consumer = OrderedConsumer  # type: ignore[misc]
     return app
