@@ -123,6 +123,7 @@ class WorkerRuntime:
         """By the topic's name on the cluster."""
         self._handlers: dict[str, Handler] = {}
         self._on_bug: Any = None
+        self._stages: StageRunner | None = None
         self._background: list[asyncio.Task[None]] = []
         self._closers: list[Any] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
@@ -198,7 +199,7 @@ class WorkerRuntime:
         announcer = Announcer(ledger, publisher)
         self._closers.append(announcer.mark_now)
         dead_letters = DeadLetters(ledger, publisher, keys, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
-        stages = StageRunner(codec, keys, load_policies(settings), utc_now)
+        self._stages = stages = StageRunner(codec, keys, load_policies(settings), utc_now)
         calls = self._open_visa(ledger, stages, keys) if AGENTS_THAT_CALL_VISA & set(self.agents) else None
         driver = Driver(
             ledger,
@@ -340,6 +341,8 @@ class WorkerRuntime:
     async def _beat(self) -> None:
         while True:
             self._watchdog.beat(self._work())
+            if self._stages is not None:
+                self._stages.forget_old()
             await asyncio.sleep(0.5)
 
     def _work(self) -> Work:

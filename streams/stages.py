@@ -1,7 +1,11 @@
 """Runs the pure stages on a row: opens its sealed request, asks the processors, gives back the event to apply."""
 
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from processors.compliance.decide import Thresholds, comply
 from processors.compliance.watch_list import WatchList
@@ -31,7 +35,44 @@ class Policies:
 
 
 OpenRequest = tuple[PayoutRequest, OpenedRequest]
-"""A request and its decrypted parts, held for as long as one handler runs."""
+"""A request and its decrypted parts."""
+
+KEPT_SECONDS: Final = 20.0
+"""How long an opened request is kept for the payout's next stage, which follows within a moment where nothing waits.
+Opening costs more than the rest of a payout's way through a worker; personal data should be forgotten soon."""
+KEPT_MAX: Final = 2_000
+"""Some kilobytes each: what all agents of a worker have in work or before them."""
+
+
+class RecentlyOpened:
+    """Opened requests for a moment, by payout and content; the oldest go first. Prints nothing of them."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._kept: OrderedDict[tuple[str, bytes], tuple[float, OpenRequest]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, row: PayoutRow, request: OpenRequest) -> None:
+        """Remember it; beyond the most that are kept the oldest is forgotten."""
+        self._kept.pop((row.payout_id, row.bytes_hmac), None)
+        self._kept[row.payout_id, row.bytes_hmac] = (self._monotonic(), request)
+        if len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+
+    def take(self, row: PayoutRow) -> OpenRequest | None:
+        """What was kept of this row's request, and forget it: whoever goes on with it keeps it again."""
+        found = self._kept.pop((row.payout_id, row.bytes_hmac), None)
+        return None if found is None or self._is_old(found[0]) else found[1]
+
+    def forget_old(self) -> None:
+        """Personal data must not wait in memory for the next payout to push it out."""
+        while self._kept and self._is_old(next(iter(self._kept.values()))[0]):
+            self._kept.popitem(last=False)
+
+    def _is_old(self, since: float) -> bool:
+        return self._monotonic() - since > KEPT_SECONDS
 
 
 class StageRunner:
@@ -42,9 +83,17 @@ class StageRunner:
         self._keys = keys
         self._policies = policies
         self._clock = clock
+        self._recent = RecentlyOpened()
 
     async def open(self, row: PayoutRow) -> OpenRequest:
         """The request as its originator sent it, decrypted. The caller must not keep it."""
+        return self._recent.take(row) or await self._open(row)
+
+    def forget_old(self) -> None:
+        """To be called every second or so."""
+        self._recent.forget_old()
+
+    async def _open(self, row: PayoutRow) -> OpenRequest:
         raw = self._keys.sealer.open(row.sealed_request, REQUEST_PURPOSE, row.payout_id)
         decoded = await self._codec.decode("PayoutRequest", raw)
         request = parse_request(decoded.record)
@@ -52,7 +101,8 @@ class StageRunner:
 
     async def run(self, stage: Stage, row: PayoutRow, already_open: OpenRequest | None = None) -> Event:
         """The event that the stage decides on; `already_open` saves opening it again."""
-        request, opened = already_open or await self.open(row)
+        request, opened = kept = already_open or await self.open(row)
+        self._recent.keep(row, kept)
         now = self._clock()
         if stage is Stage.VALIDATE:
             return self._validate(row, request, opened, now)
