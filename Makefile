@@ -32,7 +32,7 @@ $(VENV)/test-environment: $(VENV)/demo-environment requirements/test.txt
 setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
 
 .PHONY: demo
-demo: $(VENV)/demo-environment ## Real Kafka, real PostgreSQL, the Visa stand-in, one worker, 40 payouts, one verdict.
+demo: $(VENV)/demo-environment ## Real Kafka, real PostgreSQL, the Visa stand-in, one worker, 50 sample records, one verdict.
 	@$(BIN)/python -m sandbox.demo
 
 .PHONY: lint
