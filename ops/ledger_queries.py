@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from ledger.connections import failure_of
 from ledger.interface import LedgerError, LedgerUnavailable
@@ -43,6 +44,8 @@ async def reading(database_url: str) -> AsyncIterator[Connection]:
             database_url,
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
+            # A session that is read-only by our own wish would fail the address's `read-write` on every host.
+            target_session_attrs=SessionAttribute.primary,
             server_settings={"application_name": "payouts command", "default_transaction_read_only": "on"},
         )
         yield connection

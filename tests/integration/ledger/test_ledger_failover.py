@@ -16,6 +16,7 @@ from ledger.connections import Primary, Timeouts
 from ledger.interface import CommitUnknown, Inserted, LedgerError, LedgerUnavailable
 from ledger.migrate import migrate
 from ledger.postgres import PostgresLedger
+from ops.ledger_queries import reading
 from processors.payout.row import PayoutRow, PayoutState
 from sandbox.servers.postgres import PostgresServer, PostgresStandby
 from tests.contract.ledger.ledger_harness import ACTOR, OWNER, identity, inserted, sample_row, step
@@ -159,6 +160,18 @@ async def test_l4_p1_every_confirmed_write_survives_the_primary(pair: Pair) -> N
         for number in unknown:
             found = await ledger.read(sample_row(number).payout_id)
             assert found is None or len(await ledger.history(found.payout_id)) == found.version
+
+
+async def test_the_reading_commands_find_the_primary_before_and_after_a_failover(pair: Pair) -> None:
+    """P9: with two hosts and `read-write` in the address, which is what workers need, in either order."""
+    first, second = pair.url.partition("?")[0], f"{pair.url.partition('?')[0]}?target_session_attrs=read-write"
+    assert "," in first, "two hosts"
+    for moment in ("before", "after"):
+        for url in (pair.url, second):
+            async with reading(url) as connection:
+                assert await connection.fetchval("SELECT pg_is_in_recovery()") is False, moment
+        if moment == "before":
+            await pair.fail_over()
 
 
 async def test_l4_a_primary_that_was_followed_by_another_is_refused() -> None:
