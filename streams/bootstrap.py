@@ -63,6 +63,8 @@ STANDSTILL_CALLS = 8
 the permits of one worker, 64 at a time, and a question after each call: six."""
 STANDSTILL_SECONDS_MIN = 30.0
 """With the test profile's short calls: a starved machine is no standstill."""
+REBALANCES_STUCK = 4
+"""Rebalance time-outs after which a worker that still waits for its partitions will wait for ever."""
 LOOKS_PER_STANDSTILL = 4
 """A record that nobody takes is seen well before the limit."""
 DRAIN_MARGIN_SECONDS = 3.0
@@ -124,6 +126,7 @@ class WorkerRuntime:
         self._handlers: dict[str, Handler] = {}
         self._on_bug: Any = None
         self._stages: StageRunner | None = None
+        self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
         self._closers: list[Any] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
@@ -243,7 +246,7 @@ class WorkerRuntime:
             clock=utc_now,
             metrics=self.metrics,
             is_paused=lambda: bool(self.gate.reasons),
-            is_visa_paused=lambda: bool(self.visa_pauses.reasons),
+            is_visa_paused=lambda: self.visa_pauses.stop_payouts,
         )
         health = HealthServer(
             host=settings.payouts_http_host,
@@ -341,9 +344,18 @@ class WorkerRuntime:
     async def _beat(self) -> None:
         while True:
             self._watchdog.beat(self._work())
+            self._end_if_never_assigned()
             if self._stages is not None:
                 self._stages.forget_old()
             await asyncio.sleep(0.5)
+
+    def _end_if_never_assigned(self) -> None:
+        """K5: a worker that waits in a rebalance works on nothing, and the watchdog has no partition to look at."""
+        now = time.monotonic()
+        if not self.app.rebalancing:
+            self._assigned_at = now
+        elif now - self._assigned_at > REBALANCES_STUCK * self.settings.rebalance_timeout_seconds:
+            _end_process("a rebalance that does not end")
 
     def _work(self) -> Work:
         """How our partitions stand, for the watchdog."""
@@ -430,9 +442,9 @@ def _end_without_sender(error: BaseException | None) -> None:
     os._exit(EXIT_CODE_UNCONFIRMED)
 
 
-def _end_process(topic: str) -> None:
+def _end_process(what: str) -> None:
     """K5: with a publish of unknown outcome the only safe producer is a new one."""
-    log.critical("a publish was not confirmed in time: ending the worker", extra={"topic": topic})
+    log.critical("not confirmed in time: ending the worker", extra={"unconfirmed": what})
     logging.shutdown()
     os._exit(EXIT_CODE_UNCONFIRMED)
 

@@ -37,6 +37,10 @@ FETCH_BYTES_MAX = 8_388_608
 """Of one answer of one broker, before it is split into partitions."""
 NEXT_RECORDS_SECONDS = 0.1
 """A topic whose buffer became free waits until the question for the other topics' records has ended."""
+POLL_INTERVAL_SECONDS = 366 * 86_400.0
+"""Never leave the group for being silent: after a pause that was longer than this interval (shipped: 1,000 s) aiokafka
+waits for Faust to ask for records before it joins again, and Faust for partitions before it asks: for ever. Our own
+watchdog ends a worker that stands still (rule K5)."""
 PRODUCER_LINGER_SECONDS = 0.002
 PRODUCER_END_SECONDS = 3.0
 """For each of the producer's last steps; a supervisor kills what does not leave in time."""
@@ -258,6 +262,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
         broker_rebalance_timeout=settings.rebalance_timeout_seconds,
         broker_request_timeout=max(90.0, settings.rebalance_timeout_seconds + 10.0),
         broker_commit_interval=COMMIT_INTERVAL_SECONDS,
+        broker_max_poll_interval=POLL_INTERVAL_SECONDS,
         broker_max_poll_records=MAX_POLL_RECORDS,
         consumer_max_fetch_size=FETCH_PARTITION_BYTES_MAX,
         broker_check_crcs=True,

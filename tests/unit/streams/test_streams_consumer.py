@@ -137,3 +137,14 @@ async def test_the_last_partition_that_is_read_stays_so(app: PayoutsApp) -> None
     consumer.on_buffer_full(PLACE)
     consumer.on_buffer_full(other)
     assert consumer._active_partitions == {other}
+
+
+async def test_a_long_pause_never_makes_the_consumer_leave_its_group(app: PayoutsApp) -> None:
+    """K5, P1: with the shipped 1,000 s a longer outage ended in a worker that waited for its partitions for ever.
+
+    Found by a pause of three such intervals, shortened to five seconds, on a real broker: it never came back.
+    """
+    made = consumer_of(app)._thread._create_worker_consumer(app.transport)
+    made._closed = True  # it was never started
+    year_ms = 365 * 86_400 * 1000
+    assert made._max_poll_interval_ms > year_ms

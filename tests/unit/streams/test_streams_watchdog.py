@@ -3,13 +3,17 @@
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams import bootstrap
 from streams import watchdog as module
 from streams.holes import Slot
+from streams.settings import Profile, Settings
 from streams.watchdog import EXIT_CODE_WEDGED, Standstill, Watchdog, Work
 
 LIMIT_SECONDS = 0.2
@@ -160,3 +164,19 @@ def test_a_standstill_ends_the_worker_although_its_loop_turns(ended: Ended) -> N
     finally:
         dog.stop()
         dog._thread.join(5.0)
+
+
+@pytest.mark.parametrize(("rebalancing", "minutes", "ends"), [(True, 1, False), (True, 30, True), (False, 30, False)])
+def test_a_rebalance_that_does_not_end_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch, *, rebalancing: bool, minutes: float, ends: bool
+) -> None:
+    """K5: it works on nothing, and has no partition that the watchdog could look at."""
+    ended: list[str] = []
+    monkeypatch.setattr(bootstrap, "_end_process", ended.append)
+    worker = SimpleNamespace(
+        app=SimpleNamespace(rebalancing=rebalancing),
+        settings=Settings(payouts_profile=Profile.PRODUCTION),
+        _assigned_at=time.monotonic() - minutes * 60,
+    )
+    bootstrap.WorkerRuntime._end_if_never_assigned(cast("Any", worker))
+    assert bool(ended) is ends
