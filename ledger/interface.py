@@ -92,7 +92,7 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """The row is ours; `row.receipt_owned` says whether its receipt is, too (rule L7)."""
+    """The row is ours; `row.receipt_owned` says whether its receipt and its card pull are, too (rule L7)."""
 
     row: PayoutRow
 
@@ -161,6 +161,9 @@ class Ledger(Protocol):
     async def insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
         """Insert at version 1 and claim the receipt, if the funding is captured, in the same transaction (L1, L7).
 
+        Who gets the receipt also claims what the card pull is known by (`funding_trace`, `funding_transaction`), which
+        no two payouts of any originators share. `receipt_owned` needs all of it. Who does not get the receipt claims
+        no pull: the request that names the pull rightly may still come.
         The history gets its first entry (transition "received"). Raises RowRejected, CommitUnknown, LedgerUnavailable.
         """
 
@@ -191,8 +194,11 @@ class Ledger(Protocol):
         No lease and no version change (K4); FOR UPDATE SKIP LOCKED; empty while the mode is not normal.
         """
 
-    async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
-        """Rows with announced_version < announce_version, last written longer ago than that, ended ones too (K2)."""
+    async def unannounced(self, limit: int, older_than_seconds: float, after: str | None = None) -> Sequence[PayoutRow]:
+        """Rows with announced_version < announce_version, last written longer ago than that, ended ones too (K2).
+
+        In the order of (last written, payout_id); only those behind the row `after`, wherever that one stands by now.
+        """
 
     async def mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
         """Record (payout_id, announce_version) pairs that the broker confirmed; never moves backwards (K2)."""

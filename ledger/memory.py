@@ -43,6 +43,7 @@ from processors.payout.row import MUTABLE_COLUMNS, PayoutRow
 LEASE_POLL_SECONDS: Final = 0.25
 BIGINT: Final = range(-(2**63), 2**63)
 TRACE_NUMBERS: Final = range(100_000, 1_000_000)
+PULL_BYTES: Final = 32
 RETRIEVAL_REFERENCE: Final = re.compile(r"[0-9]{12}\Z")
 
 Answer = TypeVar("Answer")
@@ -76,6 +77,7 @@ class MemoryLedger:
         self._sleep = sleep
         self._stored: dict[str, _Stored] = {}
         self._receipts: dict[tuple[str, str, str], str] = {}
+        self._pulls: dict[bytes, str] = {}
         self._owners: dict[tuple[str, object], str] = {}
         self._history: dict[str, list[HistoryEntry]] = {}
         self._intake: dict[tuple[str, int, int], IntakeRecord] = {}
@@ -123,14 +125,18 @@ class MemoryLedger:
         seconds = checked_seconds("redrive_seconds", redrive_seconds)
         return self._write(lambda: self._due(limit, seconds))
 
-    async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
+    async def unannounced(self, limit: int, older_than_seconds: float, after: str | None = None) -> Sequence[PayoutRow]:
         """See `Ledger.unannounced`."""
+        _refuse_unstorable([after])
         checked_limit(limit)
         latest = self._clock() - timedelta(seconds=checked_seconds("older_than_seconds", older_than_seconds))
         behind = [
             stored for stored in self._stored.values() if _is_unannounced(stored.row) and stored.updated_at <= latest
         ]
-        behind.sort(key=lambda stored: (stored.updated_at, stored.row.payout_id.encode()))
+        behind.sort(key=_last_written)
+        known = None if after is None else self._stored.get(after)
+        if known is not None:
+            behind = [stored for stored in behind if _last_written(stored) > _last_written(known)]
         return [stored.row for stored in behind[:limit]]
 
     async def mark_announced(self, announced: Sequence[tuple[str, int]]) -> None:
@@ -230,11 +236,16 @@ class MemoryLedger:
         return Inserted(inserted)
 
     def _claim(self, row: PayoutRow) -> bool:
-        """Whether the receipt is this payout's from now on (rule L7)."""
+        """Whether the receipt, and the card pull behind it, is this payout's from now on (rule L7)."""
         if not row.funding_captured or row.funding_reference is None:
             return False
         receipt = (row.originator_id, row.funding_kind.value, row.funding_reference)
-        return self._receipts.setdefault(receipt, row.payout_id) == row.payout_id
+        if self._receipts.setdefault(receipt, row.payout_id) != row.payout_id:
+            return False
+        pulls = [pull for pull in (row.funding_trace, row.funding_transaction) if pull is not None]
+        # One that is lost does not keep the payout from claiming the other.
+        owners = {self._pulls.setdefault(pull, row.payout_id) for pull in pulls}
+        return owners <= {row.payout_id}
 
     def _commit(self, change: Change, owner: str | None) -> PayoutRow | None:
         values, detail = _storable_change(change)
@@ -378,6 +389,10 @@ def _due_row(row: PayoutRow) -> DueRow:
     return DueRow(row.payout_id, row.version, row.state, untouched, row.correlation_id)
 
 
+def _last_written(stored: _Stored) -> tuple[datetime, bytes]:
+    return stored.updated_at, stored.row.payout_id.encode()
+
+
 def _is_unannounced(row: PayoutRow) -> bool:
     return row.announced_version < row.announce_version
 
@@ -471,6 +486,7 @@ def _refuse_broken_constraint(row: PayoutRow) -> None:
         "payouts_payout_id_length": not 1 <= len(row.payout_id.encode()) <= 512,
         "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
         "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
+        "payouts_funding_pull_form": not all(map(_is_hash_or_none, (row.funding_trace, row.funding_transaction))),
         "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
         "payouts_identity_whole": not _is_whole(_identity(row)),
         "payouts_identity_form": not _has_form(_identity(row)),
@@ -480,6 +496,10 @@ def _refuse_broken_constraint(row: PayoutRow) -> None:
     for name in sorted(broken):
         if broken[name]:
             raise RowRejected(f"the row's data is refused, constraint {name}")
+
+
+def _is_hash_or_none(value: bytes | None) -> bool:
+    return value is None or len(value) == PULL_BYTES
 
 
 def _is_whole(identity: Identity) -> bool:

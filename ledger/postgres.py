@@ -365,9 +365,9 @@ class PostgresLedger:
         records = await _write(self._pool, statements.DUE, parameters)
         return [DueRow(**{**record, "state": PayoutState(record["state"])}) for record in records]
 
-    async def unannounced(self, limit: int, older_than_seconds: float) -> Sequence[PayoutRow]:
+    async def unannounced(self, limit: int, older_than_seconds: float, after: str | None = None) -> Sequence[PayoutRow]:
         """See `Ledger.unannounced`."""
-        parameters = (checked_limit(limit), checked_seconds("older_than_seconds", older_than_seconds))
+        parameters = (checked_limit(limit), checked_seconds("older_than_seconds", older_than_seconds), after)
         self._note_read()
         records = await self._pool.read(lambda connection: connection.fetch(statements.UNANNOUNCED, *parameters))
         return [row_from_values(record) for record in records]

@@ -48,12 +48,21 @@ def _listed(columns: Sequence[str], prefix: str = "") -> str:
 
 # Names of payouts are ordered by bytes, those in `receipts` by the database's locale: without saying which of the two
 # is meant, no index of `receipts` serves the comparison, and every read goes through all receipts.
-_RECEIPT_OF: Final = 'LEFT JOIN receipts AS r ON r.payout_id = {row}.payout_id COLLATE "default"'
-_OWNED: Final = "r.payout_id IS NOT NULL AS receipt_owned"
+_CLAIMS_OF: Final = """
+LEFT JOIN receipts AS r ON r.payout_id = {row}.payout_id COLLATE "default"
+LEFT JOIN card_pulls AS t ON t.pull = {row}.funding_trace
+LEFT JOIN card_pulls AS v ON v.pull = {row}.funding_transaction
+"""
+_OWNED: Final = """r.payout_id IS NOT NULL
+    AND ({row}.funding_trace IS NULL OR coalesce(t.payout_id = {row}.payout_id, false))
+    AND ({row}.funding_transaction IS NULL OR coalesce(v.payout_id = {row}.payout_id, false)) AS receipt_owned"""
 
 
 def _insert(*, many: bool) -> str:
-    """Payouts, then receipts, each in one order for everybody, so that no two batches wait for each other."""
+    """Payouts, then receipts, then card pulls, each in one order for everybody: no two batches wait for each other.
+
+    The array makes sure of it: it is complete, and with it the receipts, before the first pull is claimed.
+    """
     return f"""
 WITH {_request(INSERT_COLUMNS, (), many=many, first_number=2)},
 inserted AS (
@@ -69,11 +78,22 @@ inserted AS (
     ORDER BY originator_id, funding_kind, funding_reference, payout_id
     ON CONFLICT DO NOTHING
     RETURNING payout_id
+), pulled AS (
+    INSERT INTO card_pulls (pull, payout_id)
+    SELECT named.pull, i.payout_id
+    FROM inserted AS i CROSS JOIN LATERAL (VALUES (i.funding_trace), (i.funding_transaction)) AS named (pull)
+    WHERE named.pull IS NOT NULL AND i.payout_id = ANY (ARRAY(SELECT c.payout_id FROM claimed AS c))
+    ORDER BY named.pull, i.payout_id
+    ON CONFLICT DO NOTHING
+    RETURNING pull, payout_id
 ), noted AS (
     INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
     SELECT i.payout_id, i.version, $1::text, 'received', NULL, i.state, '{{}}'::jsonb FROM inserted AS i
 )
-SELECT {_listed(COLUMNS, "i.")}, i.payout_id IN (SELECT c.payout_id FROM claimed AS c) AS receipt_owned
+SELECT {_listed(COLUMNS, "i.")}, i.payout_id IN (SELECT c.payout_id FROM claimed AS c)
+    AND (i.funding_trace IS NULL OR (i.funding_trace, i.payout_id) IN (SELECT p.pull, p.payout_id FROM pulled AS p))
+    AND (i.funding_transaction IS NULL
+        OR (i.funding_transaction, i.payout_id) IN (SELECT p.pull, p.payout_id FROM pulled AS p)) AS receipt_owned
 FROM inserted AS i
 """
 
@@ -84,10 +104,10 @@ index (`sender_reference`) before the primary key has made it a duplicate. The a
 INSERT_MANY: Final = _insert(many=True)
 
 READ_MANY: Final = f"""
-SELECT {_listed(COLUMNS, "p.")}, {_OWNED}
+SELECT {_listed(COLUMNS, "p.")}, {_OWNED.format(row="p")}
 FROM unnest($1::text[]) AS asked (payout_id)
 JOIN payouts AS p ON p.payout_id = asked.payout_id
-{_RECEIPT_OF.format(row="p")}
+{_CLAIMS_OF.format(row="p")}
 """
 """Names are asked for once each."""
 
@@ -118,7 +138,7 @@ changed AS (
     INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
     SELECT payout_id, version, r_actor, r_transition, r_before_state, state, r_detail FROM changed
 )
-SELECT {_listed(COLUMNS, "c.")}, {_OWNED} FROM changed AS c {_RECEIPT_OF.format(row="c")}
+SELECT {_listed(COLUMNS, "c.")}, {_OWNED.format(row="c")} FROM changed AS c {_CLAIMS_OF.format(row="c")}
 """
 
 
@@ -180,9 +200,11 @@ SELECT payout_id, version, state, untouched, correlation_id FROM moved ORDER BY 
 """
 
 UNANNOUNCED: Final = f"""
-SELECT {_listed(COLUMNS, "p.")}, {_OWNED} FROM payouts AS p {_RECEIPT_OF.format(row="p")}
+SELECT {_listed(COLUMNS, "p.")}, {_OWNED.format(row="p")} FROM payouts AS p {_CLAIMS_OF.format(row="p")}
 WHERE p.announced_version < p.announce_version
     AND p.updated_at <= statement_timestamp() - make_interval(secs => $2)
+    AND (p.updated_at, p.payout_id)
+        > (COALESCE((SELECT l.updated_at FROM payouts AS l WHERE l.payout_id = $3), '-infinity'), COALESCE($3, ''))
 ORDER BY p.updated_at, p.payout_id
 LIMIT $1
 """

@@ -243,7 +243,11 @@ async def _drive(
 
 
 async def _move_back(settings: Settings, ledger: Ledger, records: KafkaRecords, first: Mapping[Slot, int]) -> None:
-    """First the mark, then the ledger: in between the ledger is ahead of its mark, which means nothing."""
+    """First the mark, then the ledger: in between the ledger is ahead of its mark, which means nothing.
+
+    Then the mark once more: a worker may have moved it forward in between, and a ledger behind its mark looks like a
+    restored copy (rule L11), for which nothing is driven in.
+    """
     for topic in sorted({slot[0] for slot in first}):
         verified = await ledger.verified_offsets(topic)
         ahead = {
@@ -254,6 +258,8 @@ async def _move_back(settings: Settings, ledger: Ledger, records: KafkaRecords, 
         if ahead:
             async with _writing(settings) as connection:
                 await connection.executemany(LOOK_AGAIN, [(*slot, offset) for slot, offset in ahead.items()])
+        for slot, offset in ahead.items():
+            await records.mark(slot, offset)
 
 
 @asynccontextmanager

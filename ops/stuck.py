@@ -15,6 +15,7 @@ from ops.money_text import amount_text
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.redaction import redacted
+from processors.payout.frozen import FROZEN_FOR
 from processors.payout.row import PayoutState
 from streams.settings import Settings
 
@@ -59,12 +60,14 @@ ADVICE: Final[Mapping[Why, str]] = {
 }
 WAITS_FOR_A_PERSON: Final = frozenset({Why.FROZEN, Why.PROPOSED, Why.HELD, Why.IN_REVIEW, Why.MANUAL, Why.PAST_RESENDS})
 
-# In the order in which a payout is named by its most urgent reason. What waits for a person is in the list from its
-# first second; everything else once it is older than $1 seconds. `updated_at` moves with every step, an inquiry too:
-# so age counts from the first attempt, or from the present state where there was none.
+# In the order in which a payout is named by its most urgent reason. A frozen one stays so after its release, as long as
+# anything of its compensation is open: nobody may read "a person hands the funding back" there. What waits for a person
+# is in the list from its first second; everything else once it is older than $1 seconds. `updated_at` moves with every
+# step, an inquiry too: so age counts from the first attempt, or from the present state where there was none.
 _WHY: Final = """
 SELECT p.*, GREATEST(0, EXTRACT(EPOCH FROM clock_timestamp() - since))::bigint AS age_seconds, CASE
-    WHEN held AND hold_reason IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END') THEN 'frozen'
+    WHEN compensation_reason_code IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END')
+        OR held AND hold_reason IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END') THEN 'frozen'
     WHEN held AND hold_reason = 'RESOLUTION_PROPOSED' THEN 'resolution proposed'
     WHEN held THEN 'held'
     WHEN state = 'IN_REVIEW' THEN 'in review'
@@ -191,7 +194,9 @@ async def found(
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     why = Why(record["why"])
-    reason = record["hold_reason"] if record["held"] else record["compensation_reason_code"] or record["reason_code"]
+    frozen = record["compensation_reason_code"] in FROZEN_FOR
+    held = record["held"] and not frozen
+    reason = record["hold_reason"] if held else record["compensation_reason_code"] or record["reason_code"]
     return {
         **record,
         "originator_id": redacted(record["originator_id"]),

@@ -12,7 +12,7 @@ knew (a restored copy, rule L11): then what is missing may have been paid, nothi
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -115,6 +115,17 @@ class _Place:
     suspects: list[InboundPosition] = field(default_factory=list)
     since: float = 0.0
     """When the suspects were missing first, or driven in last."""
+    blind: "_Blind | None" = None
+    """Set while the partition cannot be followed."""
+
+
+@dataclass(slots=True)
+class _Blind:
+    """Since when one partition fails, and when it is tried again: it must not keep the others waiting (P8)."""
+
+    told: float
+    again: float = 0.0
+    pauses: Iterator[float] = field(default_factory=pauses)
 
 
 class Follower:
@@ -163,8 +174,11 @@ class Follower:
                 failures = pauses()
                 await asyncio.sleep(BETWEEN_BATCHES_SECONDS if is_behind else self._every_seconds)
             except Exception as error:
-                if self._away(error) is None:
+                away = self._away(error)
+                if away is None:
                     log.exception("inbound records are not followed")
+                else:
+                    log.warning("inbound records are not followed now", extra={"away": away})
                 await asyncio.sleep(next(failures))
 
     async def follow_once(self) -> bool:
@@ -178,7 +192,15 @@ class Follower:
         return is_behind
 
     async def _follow_topic(self, topic: str, ends: Mapping[Slot, int]) -> bool:
-        marked = await self._marks(topic, ends)
+        try:
+            marked = await self._marks(topic, ends)
+        except Unreadable as error:
+            # Without the marks nobody can say whether the ledger forgot (L11); the other topics go on (P8).
+            log.warning("marks not read, this topic is not followed now", extra={"topic": topic, "why": str(error)})
+            verified = await self._ledger.verified_offsets(topic)
+            unverified = sum(max(0, end - verified.get(number, 0)) for (_, number), end in ends.items())
+            self._metrics.intake_unverified.labels(topic).set(unverified)
+            return False
         # Read after the marks, and written before them: a ledger that kept what it knew is never behind one.
         verified = await self._ledger.verified_offsets(topic)
         self._compare(topic, marked, verified)
@@ -188,7 +210,7 @@ class Follower:
             place = self._places.setdefault(slot, _Place(stored))
             if stored < place.next_offset and not place.suspects:
                 place.next_offset = stored  # `payouts intake verify --drive` moved it back
-            is_behind |= await self._follow(slot, place, end, may_drive=topic not in self._withheld)
+            is_behind |= await self._try_to_follow(slot, place, end, may_drive=topic not in self._withheld)
             unverified += max(0, end - place.next_offset) + len(place.suspects)
         self._metrics.intake_unverified.labels(topic).set(unverified)
         return is_behind
@@ -210,6 +232,39 @@ class Follower:
         elif not behind and topic in self._withheld:
             self._withheld.discard(topic)
             log.warning("missing records are driven in again", extra={"topic": topic})
+
+    async def _try_to_follow(self, slot: Slot, place: _Place, end: int, *, may_drive: bool) -> bool:
+        """One partition that fails is left for a while, said and counted as unverified; the others are followed."""
+        if place.blind is not None and self._clock() < place.blind.again:
+            return False
+        try:
+            is_behind = await self._follow(slot, place, end, may_drive=may_drive)
+        except Exception as error:
+            if not self._is_of_one_partition(error):
+                raise
+            self._tell_blind(slot, place, error)
+            return False
+        if place.blind is not None:
+            log.warning("inbound partition is followed again", extra={"topic": slot[0], "partition": slot[1]})
+            place.blind = None
+        return is_behind
+
+    def _is_of_one_partition(self, error: Exception) -> bool:
+        """Whether others may fare better: a leader that is away, a record that a bug of ours trips over."""
+        return isinstance(error, Unreadable) or self._away(error) is None
+
+    def _tell_blind(self, slot: Slot, place: _Place, error: Exception) -> None:
+        now = self._clock()
+        where: dict[str, object] = {"topic": slot[0], "partition": slot[1]}
+        trace = None if isinstance(error, Unreadable) else error
+        why = str(error) if isinstance(error, Unreadable) else type(error).__name__
+        if place.blind is None:
+            place.blind = _Blind(told=now)
+            log.warning("inbound partition cannot be followed now", extra=where | {"why": why}, exc_info=trace)
+        elif now - place.blind.told >= self._patience_seconds:
+            place.blind.told = now
+            log.error("inbound partition is still not followed", extra=where | {"why": why}, exc_info=trace)
+        place.blind.again = self._clock() + next(place.blind.pauses)
 
     async def _follow(self, slot: Slot, place: _Place, end: int, *, may_drive: bool) -> bool:
         if place.suspects:
@@ -239,13 +294,22 @@ class Follower:
             )
             self._metrics.intake_missing.labels(slot[0]).inc(len(place.suspects))
             if may_drive:
-                for position in place.suspects:
-                    await self._drive_in(slot, position)
+                await self._drive_in(slot, place.suspects)
 
-    async def _drive_in(self, slot: Slot, position: InboundPosition) -> None:
-        span = await self._records.read(slot, position.offset, position.offset + 1)
-        for message in span.records:
-            await self._drive(record_of(message))
+    async def _drive_in(self, slot: Slot, suspects: Sequence[InboundPosition]) -> None:
+        """Each by itself: one that cannot be read or handled must not keep those behind it out (P8)."""
+        failed: Exception | None = None
+        for position in suspects:
+            try:
+                span = await self._records.read(slot, position.offset, position.offset + 1)
+                for message in span.records:
+                    await self._drive(record_of(message))
+            except Exception as error:
+                if not self._is_of_one_partition(error):
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _verified(self, slot: Slot, place: _Place) -> None:
         await self._ledger.verified_up_to(*slot, place.next_offset)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 STEPS_MAX = 12
 """Steps of one payout in one drive: more than any path needs, so that a decision that loops is seen, not endured."""
+OWN_COMMITS_MAX = 10_000
+"""Far more payouts than a worker has in work at once. One that falls out costs a commit more before it is announced."""
 EVIDENCE_TRIES_MAX = 40
 """How often an answer is written again while the database is away; then the lease runs out and the query finds it."""
 
@@ -65,7 +67,10 @@ class Driver:
         self._metrics = metrics
         self._calls_begun = itertools.count(1)
         self._own_commits: dict[str, int] = {}
-        """Versions whose commit this worker saw acknowledged and has not announced yet; one a payout in work."""
+        """Versions whose commit this worker saw acknowledged and has not announced yet, the newest last.
+
+        Bounded: not every commit is followed by an announcement here (a drive that failed, a hold after a bug).
+        """
 
     async def drive(
         self, row: PayoutRow, work: Collection[Work] = ALL_WORK, opened: OpenRequest | None = None
@@ -200,7 +205,8 @@ class Driver:
             self._metrics.compare_and_set_lost.inc()
             return None
         self._moved(committed, step)
-        if committed.held and not row.held:
+        if committed.held and (not row.held or committed.hold_reason != row.hold_reason):
+            # Also when it was held already: an approval after an unpaid end pages whoever else holds the row (L2).
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
@@ -208,7 +214,10 @@ class Driver:
         return committed
 
     def _moved(self, row: PayoutRow, step: Step) -> None:
+        self._own_commits.pop(row.payout_id, None)
         self._own_commits[row.payout_id] = row.version
+        if len(self._own_commits) > OWN_COMMITS_MAX:
+            self._own_commits.pop(next(iter(self._own_commits)))
         self._metrics.transitions.labels(step.transition).inc()
         log.info(
             "payout moved",

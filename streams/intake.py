@@ -154,6 +154,8 @@ class Intake:
             funding_reference=facts.reference,
             funding_captured=facts.captured and facts.reference is not None,
             funding_captured_at=facts.captured_at,
+            funding_trace=facts.pull.trace,
+            funding_transaction=facts.pull.transaction,
             funding_reversible=facts.reversible,
             requested_at=request.requested_at,
             expires_at=request.expires_at,

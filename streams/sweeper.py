@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 from ledger.interface import DueRow, Ledger, LedgerError, Mode
 from processors.payout.row import PayoutRow, PayoutState
@@ -28,6 +29,10 @@ OUTSTANDING_MAX = 1000
 """Drives waiting on payout_retry beyond which more of them help nobody (rule K4)."""
 UNANNOUNCED_AFTER_SECONDS = 3.0
 """A publish that the broker has not confirmed by then was lost, or its mark was: publish again."""
+FAILED_REST_SECONDS = 30.0
+"""A row that could not be announced is left alone for this long: the others first, and no log full of it."""
+FAILED_MAX = 10_000
+"""Such rows remembered at once; beyond it the oldest are only tried, and logged, more often."""
 
 GAUGE_EVERY_SECONDS = 15.0
 """Counting rows is a scan; a scrape interval is as fresh as anybody looks."""
@@ -65,6 +70,10 @@ class Sweeper:
         self._lag_of = lag_of
         self._clock = clock
         self._metrics = metrics
+        self._after: str | None = None
+        """The last row looked at: every pass goes on behind it, and begins anew at the end (P8)."""
+        self._failed: dict[str, datetime] = {}
+        """Rows that could not be announced, and when, the newest last."""
 
     async def run_forever(self) -> None:
         """Sweep until cancelled; what fails is tried again in the next pass."""
@@ -79,12 +88,7 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """One pass; returns how many rows it moved."""
-        moved = 0
-        silent_rows = await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS)
-        if silent_rows:
-            await self._ledger.settle()  # what follows rests on rows that were only read (L4)
-        for silent in silent_rows:
-            moved += await self._announced(silent)
+        moved = await self._announce_batch()
         if self._is_paused() or await self._lag_of("payout_retry") > OUTSTANDING_MAX:
             return moved
         drives_max = TRICKLE_MAX if self._is_visa_paused() else BATCH_MAX
@@ -106,15 +110,42 @@ class Sweeper:
                 log.warning("gauges not read", extra={"error": type(error).__name__})
             await asyncio.sleep(GAUGE_EVERY_SECONDS)
 
+    async def _announce_batch(self) -> int:
+        """What is silent among the next rows; a batch that holds only rows nobody can announce is passed (K2, P8)."""
+        batch = await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS, self._after)
+        silent = [row for row in batch if not self._rests(row.payout_id)]
+        if silent:
+            await self._ledger.settle()  # what follows rests on rows that were only read (L4)
+        moved = 0
+        for row in silent:
+            moved += await self._announced(row)
+        self._after = batch[-1].payout_id if len(batch) >= BATCH_MAX else None
+        return moved
+
+    def _rests(self, payout_id: str) -> bool:
+        failed_at = self._failed.get(payout_id)
+        return failed_at is not None and self._clock() - failed_at < timedelta(seconds=FAILED_REST_SECONDS)
+
+    def _note_failure(self, payout_id: str) -> None:
+        self._failed.pop(payout_id, None)
+        self._failed[payout_id] = self._clock()
+        while len(self._failed) > FAILED_MAX:
+            del self._failed[next(iter(self._failed))]
+
     async def _announced(self, row: PayoutRow) -> int:
         """One row that no event can express must not keep the others from being driven (P8)."""
         try:
             await self._announcer.announce(row)
-        except (LedgerError, BrokerUnavailable, PublishUnconfirmed, RegistryUnavailable):
+        except (BrokerUnavailable, PublishUnconfirmed):
+            self._note_failure(row.payout_id)  # the broker may be away, or refuse this one record for ever
+            raise
+        except (LedgerError, RegistryUnavailable):
             raise
         except Exception:
+            self._note_failure(row.payout_id)
             log.exception("row cannot be announced", extra={"payout_id": row.payout_id, "state": row.state.value})
             return 0
+        self._failed.pop(row.payout_id, None)
         self._metrics.swept.labels("announced").inc()
         return 1
 

@@ -186,8 +186,7 @@ class VisaCalls:
                 "visa_correlation_id": outcome.visa_correlation_id,
             },
         )
-        permit.lane.conclude(permit.turn, outcome)
-        return outcome
+        return permit.lane.conclude(permit.turn, outcome)
 
     async def close(self) -> None:
         """Close the client's connections."""

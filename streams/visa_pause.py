@@ -7,12 +7,16 @@ Each kind of call has a lane of its own: a push that nobody answers says nothing
 A lane pauses after some failures in a row that are not one payout's own: no connection, silence, 5xx, 429; at once when
 credentials or the URL are refused, or when a 429 names a long time. From then on one call at a time may try, after 1 s,
 2 s, 4 s, … up to a bound; the first answer opens the lane for all. Who waits holds no lease and has written nothing.
+
+What fails while its lane is paused is not the payout's own failure: the pause says that it is everybody's. A pause
+that nobody runs into any more is not reported: the next caller is still the only one who tries, but nothing else slows
+down for it.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from processors.payout.events import CallKind
@@ -30,6 +34,8 @@ LONG_RETRY_AFTER_SECONDS = 10.0
 """A 429 that asks for this long speaks of the enrolment's rate, not of one call: it pauses the lane at once."""
 HONOURED_SECONDS_MAX = 300.0
 """The longest Retry-After that keeps the whole lane waiting: a typo of a peer must not stop a worker for an hour."""
+NOBODY_ASKS_SECONDS = 600.0
+"""Without anybody taking a possible probe for this long, nobody needs the lane: every schedule asks more often."""
 OUR_OWN_CAUSES = frozenset({FailureCause.DEADLINE_PASSED, FailureCause.POOL_TIMEOUT})
 """Failures before the first byte that say nothing about Visa: our deadline, our pool."""
 
@@ -78,7 +84,8 @@ class Turn:
 class Pause:
     """One lane's memory: failures in a row, and while paused who probes and when the next may. Pure but for the clock.
 
-    `clock` counts seconds and never goes back. Every turn given by `admit` ends in `answered`, `failed` or `left`.
+    `clock` counts seconds and never goes back. Every turn given by `admit` ends in `answered`, `failed`, `unclear`
+    or `left`.
     """
 
     def __init__(self, *, after_failures: int, probe_max_seconds: float, clock: Callable[[], float]) -> None:
@@ -91,6 +98,12 @@ class Pause:
         self._pause_seconds = PROBE_FIRST_SECONDS
         self.reason: str | None = None
         """Why the lane is paused; None while it is open."""
+
+    @property
+    def felt_reason(self) -> str | None:
+        """Why the lane is paused, if anybody feels it: None when a probe was possible for long and nobody wanted it."""
+        unwanted = self._probing is None and self._clock() - self._probe_at >= NOBODY_ASKS_SECONDS
+        return None if unwanted else self.reason
 
     def admit(self) -> Turn | None:
         """A turn, or None when the caller has to wait or to leave it."""
@@ -125,8 +138,14 @@ class Pause:
             self._pause_seconds = min(self._pause_seconds * 2, self._probe_max_seconds)
             self._wait(reason, wait_seconds)
 
+    def unclear(self, turn: Turn) -> None:
+        """Bytes went out, and what came back says nothing about Visa: the next probe is due as late as this one was."""
+        if turn is self._probing and self.reason is not None:
+            self._probing = None
+            self._wait(self.reason, 0.0)
+
     def left(self, turn: Turn) -> None:
-        """The turn ended without a word about Visa: the next may probe at once."""
+        """The turn ended without a call: the next may probe at once."""
         if turn is self._probing:
             self._probing = None
 
@@ -153,11 +172,10 @@ class Lane:
     def __init__(self, name: str, pause: Pause, metrics: Metrics, sleep: Sleep) -> None:
         self.name = name
         self.pause = pause
-        self._metrics = metrics
         self._sleep = sleep
         self._changed = asyncio.Event()
         self._stopping = False
-        self._show()
+        metrics.visa_paused.labels(name).set_function(lambda: 0 if pause.felt_reason is None else 1)
 
     def enter(self) -> Turn | None:
         """A turn for one call, or None while paused."""
@@ -169,8 +187,12 @@ class Lane:
             await self._sleep(self._changed, self.pause.seconds_to_probe())
         return not self._stopping
 
-    def conclude(self, turn: Turn, outcome: Outcome) -> None:
-        """Learn from what a call came to."""
+    def conclude(self, turn: Turn, outcome: Outcome) -> Outcome:
+        """Learn from what a call came to; the outcome as it counts for its payout (rule S7).
+
+        An answer about the payout opens the lane. So what ends while the lane is paused, or pauses it, is one more sign
+        of what fails everybody: it spends nothing of this payout's budget.
+        """
         before = self.pause.reason
         match evidence(outcome):
             case Evidence.ANSWERED:
@@ -178,8 +200,9 @@ class Lane:
             case Evidence.AWAY:
                 self._failed(turn, outcome)
             case Evidence.NONE:
-                self.pause.left(turn)
+                self.pause.unclear(turn)
         self._tell(before)
+        return outcome if self.pause.reason is None else replace(outcome, systemic=True)
 
     def leave(self, turn: Turn) -> None:
         """The turn is over, whether or not a call was made."""
@@ -209,11 +232,7 @@ class Lane:
         if (before is None) != (now is None):
             what = "calls to Visa resumed" if now is None else "calls to Visa paused"
             log.warning(what, extra={"lane": self.name, "reason": now or before})
-        self._show()
         self._wake()
-
-    def _show(self) -> None:
-        self._metrics.visa_paused.labels(self.name).set(0 if self.pause.reason is None else 1)
 
     def _wake(self) -> None:
         """Everybody who waits looks again; whoever comes later waits for the next change."""
@@ -231,6 +250,7 @@ LANE_OF = {
     CallKind.REVERSAL_QUERY: QUESTIONS,
     CallKind.ADJUSTMENT_QUERY: QUESTIONS,
 }
+NEEDED_BY_ALL = (LANE_OF[CallKind.PUSH], QUESTIONS)
 
 
 class VisaPauses:
@@ -253,8 +273,15 @@ class VisaPauses:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why calls pause; empty when none does."""
-        return tuple(sorted({lane.pause.reason for lane in self._lanes.values() if lane.pause.reason is not None}))
+        """Why calls pause; empty when none does, or nobody has wanted those that do for long."""
+        return tuple(
+            sorted({reason for lane in self._lanes.values() if (reason := lane.pause.felt_reason) is not None})
+        )
+
+    @property
+    def stop_payouts(self) -> bool:
+        """Whether what every payout needs is paused; a paused hand-back stops hand-backs, and nothing else (K4)."""
+        return any(self._lanes[name].pause.felt_reason is not None for name in NEEDED_BY_ALL)
 
     def lane(self, call: CallKind) -> Lane:
         """The lane that this kind of call belongs to."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from processors.payout.events import Answered, CallKind
 from processors.payout.evidence import evidence
-from processors.payout.frozen import is_frozen
+from processors.payout.frozen import frozen_for, is_frozen
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.payout.row import CompensationState, PayoutRow
 from processors.payout.schedule import Schedule, asked_for, inquiry_delay, resend_not_before, retry_delay
@@ -48,7 +48,7 @@ def _compensated(row: PayoutRow, event: Answered, now: datetime) -> Step:
         announce=True,
         compensation_ambiguous=False,
         compensation_reference=event.outcome.transaction_identifier,
-        compensation_reason_code=None,
+        compensation_reason_code=frozen_for(row),  # that Visa paid as well is never forgotten (L2)
         due_at=None,
     )
     return Step(done, "compensated", evidence(event))
@@ -102,7 +102,7 @@ def _manual(row: PayoutRow, event: Answered, now: datetime) -> Step:
         CompensationState.MANUAL,
         now,
         announce=True,
-        compensation_reason_code=event.outcome.reason_code,
+        compensation_reason_code=frozen_for(row) or event.outcome.reason_code,
         due_at=None,
     )
     return Step(manual, "compensation_manual", evidence(event))

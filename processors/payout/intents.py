@@ -70,11 +70,18 @@ def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Sche
     }
     if not allowed[call]:
         raise IntentNotAllowed(f"no {call} for a row that is {row.state}, compensation {row.compensation}")
+    if call is CallKind.PUSH and row.state is PayoutState.CLEARED and is_expired(row, now):
+        raise IntentNotAllowed("expires_at has passed, and no attempt can have taken effect: it ends EXPIRED")
     limit = timedelta(seconds=schedule.resend_limit_seconds)
     if call is CallKind.PUSH and row.first_intent_at is not None and now - row.first_intent_at >= limit:
         raise IntentNotAllowed("nothing is sent again after 23 hours (P3, S3)")
     if call in (CallKind.REVERSE, CallKind.ADJUST) and _is_past_reversal(row, now) is not (call is CallKind.ADJUST):
         raise IntentNotAllowed("Visa reverses a pull within 24 hours and adjusts it afterwards (C3)")
+
+
+def is_expired(row: PayoutRow, now: datetime) -> bool:
+    """Whether nothing may be submitted for the first time any more."""
+    return row.expires_at is not None and row.expires_at <= now
 
 
 def _may_compensate(row: PayoutRow) -> bool:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from processors.compensation.determine import is_past_reversal
 from processors.payout.events import CallKind
 from processors.payout.frozen import is_frozen
-from processors.payout.intents import IntentNotAllowed, is_adjusting
+from processors.payout.intents import IntentNotAllowed, is_adjusting, is_expired
 from processors.payout.row import CompensationAction, CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import (
@@ -52,7 +52,7 @@ def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
 def _plan_first_or_refused(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     if row.ambiguous:
         raise AssertionError("a CLEARED row has no ambiguous attempt (S6)")
-    if row.expires_at is not None and row.expires_at <= now:
+    if is_expired(row, now):
         reason = "The request's expires_at passed before a submission could take effect."
         ended = ended_unpaid(row, PayoutState.EXPIRED, now, schedule, reason_code="EXPIRED", reason=reason)
         return Step(ended, "expired")

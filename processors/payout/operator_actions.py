@@ -5,8 +5,9 @@
                          payout gets a new retry budget
     Cancelled            a payout that no attempt may have paid ends CANCELLED; a held one stays held, so that a
                          hand-back of ours waits for the release
-    ResolutionProposed   an UNKNOWN or PENDING row is held, and the history says what was found and by whom. Not a row
-                         that has ended: what was approved after its unpaid end is for the reconciliation
+    ResolutionProposed   an UNKNOWN or PENDING row is held, and the history says what was found and by whom. So is a
+                         SUBMITTING one whose lease has run out, as UNKNOWN. Not a row that has ended: what was
+                         approved after its unpaid end is for the reconciliation
     Resolved             another person agrees with exactly that version of the row: PAID, or FAILED with its
                          compensation. Whatever happened in between voids the proposal
     ResolutionUndone     UNKNOWN and held again, as long as nothing followed that cannot be taken back
@@ -103,18 +104,25 @@ def cancel(row: PayoutRow, event: Cancelled, now: datetime, schedule: Schedule) 
 def propose_resolution(row: PayoutRow, event: ResolutionProposed, now: datetime, schedule: Schedule) -> Step | Nothing:
     """S6: the first pair of eyes. Nothing calls out any more, so that only evidence can still move the row.
 
-    What was found while the last attempt could still take effect is no evidence that it did not.
+    What was found while the last attempt could still take effect is no evidence that it did not. A submission whose
+    worker died while the row was held is UNKNOWN, whatever the row says: nobody drives a held row there (L12).
     """
     if row.is_terminal:
         return Nothing(f"the payout has ended {row.state}; an end is not resolved again (S6)")
-    if row.state not in RESOLVABLE:
+    if row.state is PayoutState.SUBMITTING and lease_is_live(row, now, schedule):
+        return Nothing(f"it is SUBMITTING and its call may be under way until {row.lease_until}: try again then (L3)")
+    if row.state not in RESOLVABLE | {PayoutState.SUBMITTING}:
         return Nothing(f"it is {row.state}: only UNKNOWN and PENDING payouts are resolved (S6)")
     if not _named(event.proposer) or not event.evidence.strip():
         return Nothing("a resolution needs the name of who proposes it, and evidence (S6)")
     if not event.paid and now < _settled_at(row, schedule):
         return Nothing(f"the last attempt may still take effect until {_settled_at(row, schedule)}: look after it (S3)")
     detail = {"paid": event.paid, "evidence": event.evidence, "by": event.proposer, "was_held_for": row.hold_reason}
-    return Step(kept(row, held=True, hold_reason=RESOLUTION_PROPOSED, due_at=None), "resolution_proposed", detail)
+    hold: dict[str, Any] = {"held": True, "hold_reason": RESOLUTION_PROPOSED, "due_at": None}
+    if row.state is PayoutState.SUBMITTING:
+        lost = moved(row, PayoutState.UNKNOWN, now, announce=False, ambiguous=True, **hold)
+        return Step(lost, "resolution_proposed", detail | {"was": row.state.value})
+    return Step(kept(row, **hold), "resolution_proposed", detail)
 
 
 def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) -> Step | Nothing:

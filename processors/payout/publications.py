@@ -191,7 +191,7 @@ def _compensation_result(row: PayoutRow) -> Publication:
         "amount": _money(row),
         "transaction_identifier": row.compensation_reference if by_us else None,
         "confirmation_reference": None if by_us else row.compensation_reference,
-        "reason_code": row.compensation_reason_code,
+        "reason_code": None if row.compensation is CompensationState.COMPENSATED else row.compensation_reason_code,
         "decided_at": at,
         "correlation_id": row.correlation_id,
     }

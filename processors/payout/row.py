@@ -103,6 +103,10 @@ class PayoutRow:
     """The receipt: unique for ever per originator and kind (rule L7)."""
     funding_captured: bool
     funding_captured_at: datetime | None
+    funding_trace: bytes | None = None
+    """Of a captured card pull: a hash of what its reversal names, unique for ever among all originators (rule L7)."""
+    funding_transaction: bytes | None = None
+    """The same of what its adjustment names."""
     funding_reversible: bool
     """The request carries every fact that a reversal of the card pull needs."""
     requested_at: datetime
@@ -119,8 +123,9 @@ class PayoutRow:
     content_hmac: bytes
     sealed_request: bytes
 
-    # Derived by the ledger from the receipts table, never written with the row.
+    # Derived by the ledger from its claims, never written with the row.
     receipt_owned: bool = False
+    """The receipt and, of a card pull, the pull itself are this payout's: it may be handed back for it (rule C1)."""
 
     # Where it stands.
     version: int = 1
@@ -200,9 +205,10 @@ class PayoutRow:
 
 FIXED_COLUMNS: Final = (
     "payout_id", "originator_id", "amount_minor", "currency", "source_country", "target_country", "target_currency",
-    "funding_kind", "funding_reference", "funding_captured", "funding_captured_at", "funding_reversible",
-    "requested_at", "expires_at", "received_at", "source_topic", "source_partition", "source_offset",
-    "correlation_id", "sender_reference", "content_key_version", "bytes_hmac", "content_hmac", "sealed_request",
+    "funding_kind", "funding_reference", "funding_captured", "funding_captured_at", "funding_trace",
+    "funding_transaction", "funding_reversible", "requested_at", "expires_at", "received_at", "source_topic",
+    "source_partition", "source_offset", "correlation_id", "sender_reference", "content_key_version", "bytes_hmac",
+    "content_hmac", "sealed_request",
 )  # fmt: skip
 """Written once, at insert."""
 

@@ -28,6 +28,7 @@ from processors.payout.events import (
     Unbuildable,
     Validated,
 )
+from processors.payout.frozen import frozen_for
 from processors.payout.intents import begin_call
 from processors.payout.next_step import plan
 from processors.payout.operator_actions import cancel, hold, propose_resolution, release, resolve, undo_resolution
@@ -225,7 +226,7 @@ def _confirmed(row: PayoutRow, event: Confirmed, now: datetime) -> Step | Nothin
         now,
         announce=True,
         compensation_reference=event.reference,
-        compensation_reason_code=None if event.completed else "ORIGINATOR_REFUSED",
+        compensation_reason_code=frozen_for(row) or (None if event.completed else "ORIGINATOR_REFUSED"),
         due_at=None,
     )
     return Step(ended, "compensated" if event.completed else "compensation_manual", {"confirmed": event.completed})

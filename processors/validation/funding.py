@@ -2,8 +2,12 @@
 
 `captured` decides what a receipt is claimed for (rule L7) and what needs compensation (rule C1), so it looks at the
 status alone: a captured pull whose other facts are incomplete is refused, and its money is still owed back.
+
+A receipt is the originator's name for a card pull; Visa gives the pull back by names of its own. Those are claimed, too
+(`pull_keys`), because one pull under two receipts would be handed back twice, or behind a payout that it paid for.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +29,9 @@ _RETRIEVAL_REFERENCE_NUMBER: Final = re.compile(r"[0-9]{12}")
 _APPROVAL_CODE: Final = re.compile(r"[A-Za-z0-9]{6}")
 _ACQUIRING_BIN: Final = re.compile(r"[0-9]{6,11}")
 _LARGEST_STAN: Final = 999_999
+# What is hashed is part of a claim that lasts for ever: another form would let a pull be claimed a second time.
+_TRACE_FORM: Final = "card-pull-trace/1"
+_TRANSACTION_FORM: Final = "card-pull-transaction/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,20 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class PullKeys:
+    """What a captured card pull is known by at Visa, for ever and once, whoever the originator is (rule L7).
+
+    Hashes, so that no digits of theirs can be taken for a card number (promise P6), and without a key: a key is
+    changed one day, and under a new one the same pull would be claimed again.
+    """
+
+    trace: bytes | None
+    """Acquiring BIN, RRN and STAN: what a reversal names."""
+    transaction: bytes | None
+    """Visa's transaction identifier: what an adjustment names, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
 class FundingFacts:
     """What the ledger's row keeps about a payout's funding."""
 
@@ -43,6 +64,7 @@ class FundingFacts:
     captured: bool
     reference: str | None
     captured_at: datetime | None
+    pull: PullKeys
     reversible: bool
     """Every fact that reverse funds needs is present and readable."""
 
@@ -74,12 +96,22 @@ def receipt(funding: Funding) -> Receipt | None:
     return Receipt(funding.kind, reference) if _is_storable_reference(reference) else None
 
 
+def pull_keys(funding: Funding) -> PullKeys:
+    """The names of a captured card pull that are there and readable; a pull of which other facts are missing has them.
+
+    Without them nothing of ours hands the pull back, but a person may (rule C2), and then it must not pay for anything.
+    """
+    aft = funding.aft if funding.kind is FundingKind.AFT and captured(funding) else None
+    if aft is None:
+        return PullKeys(None, None)
+    return PullKeys(_trace_key(aft), _transaction_key(aft))
+
+
 def reversal_gaps(aft: AftFunding, funding_card: object) -> tuple[str, ...]:
     """The names of the fields that a reversal of this pull would lack, in schema order; empty when it could be made."""
-    stan = aft.systems_trace_audit_number
     present = {
         "transaction_identifier": _matches(_TRANSACTION_IDENTIFIER, aft.transaction_identifier),
-        "systems_trace_audit_number": stan is not None and 0 < stan <= _LARGEST_STAN,
+        "systems_trace_audit_number": _is_trace_number(aft.systems_trace_audit_number),
         "retrieval_reference_number": _matches(_RETRIEVAL_REFERENCE_NUMBER, aft.retrieval_reference_number),
         "approval_code": _matches(_APPROVAL_CODE, aft.approval_code),
         "acquiring_bin": _matches(_ACQUIRING_BIN, aft.acquiring_bin),
@@ -99,6 +131,7 @@ def funding_facts(request: PayoutRequest, opened: OpenedRequest) -> FundingFacts
         captured=captured(funding),
         reference=claimed.reference if claimed else None,
         captured_at=aft.captured_at if aft else None,
+        pull=pull_keys(funding),
         reversible=aft is not None and captured(funding) and not reversal_gaps(aft, opened.funding_card),
     )
 
@@ -183,6 +216,34 @@ def _is_storable_reference(reference: str) -> bool:
         and is_plain_text(reference)
         and not looks_like_card_number(reference)
     )
+
+
+def _trace_key(aft: AftFunding) -> bytes | None:
+    named = (
+        _matches(_ACQUIRING_BIN, aft.acquiring_bin)
+        and _matches(_RETRIEVAL_REFERENCE_NUMBER, aft.retrieval_reference_number)
+        and _is_trace_number(aft.systems_trace_audit_number)
+    )
+    if not named or aft.acquiring_bin is None:
+        return None
+    # Visa gets the BIN as a JSON number, to which a leading zero is nothing.
+    acquiring_bin = str(int(aft.acquiring_bin))
+    return _key(_TRACE_FORM, acquiring_bin, aft.retrieval_reference_number, aft.systems_trace_audit_number)
+
+
+def _transaction_key(aft: AftFunding) -> bytes | None:
+    if not _matches(_TRANSACTION_IDENTIFIER, aft.transaction_identifier):
+        return None
+    return _key(_TRANSACTION_FORM, aft.transaction_identifier)
+
+
+def _key(*parts: str | int | None) -> bytes:
+    """All of them as one hash; a slash is in none but the form, which comes first."""
+    return hashlib.sha256("/".join(map(str, parts)).encode("ascii")).digest()
+
+
+def _is_trace_number(number: int | None) -> bool:
+    return number is not None and 0 < number <= _LARGEST_STAN
 
 
 def _matches(pattern: re.Pattern[str], text: str | None) -> bool:

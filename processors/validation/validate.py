@@ -171,7 +171,7 @@ def _check_receipt(case: _Case) -> Finding | None:
         return None
     return Finding(
         ReasonCode.RECEIPT_REUSED,
-        "the funding receipt belongs to an earlier payout of this originator; each receipt funds one payout",
+        "the funding receipt, or the card pull that it names, belongs to an earlier payout; each funds one payout",
     )
 
 

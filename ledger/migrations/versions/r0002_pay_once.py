@@ -1,4 +1,4 @@
-"""Retry budget, the identity of an adjustment, completeness of the intake, and the indexes that operators read by."""
+"""Retry budget, identity of an adjustment, claims of card pulls, completeness of the intake, and operators' indexes."""
 
 from alembic import op
 
@@ -13,6 +13,10 @@ ALTER TABLE payouts
     ADD COLUMN compensation_identity_number bigint,
     ADD COLUMN compensation_systems_trace_audit_number bigint,
     ADD COLUMN compensation_retrieval_reference_number text,
+    ADD COLUMN funding_trace bytea,
+    ADD COLUMN funding_transaction bytea,
+    ADD CONSTRAINT payouts_funding_pull_form CHECK (
+        octet_length(funding_trace) = 32 AND octet_length(funding_transaction) = 32),
     ADD CONSTRAINT payouts_compensation_identity_whole CHECK (
         num_nulls(compensation_identity_number, compensation_systems_trace_audit_number,
             compensation_retrieval_reference_number) IN (0, 3)),
@@ -29,6 +33,22 @@ INDEXES = (
     "CREATE INDEX payouts_unknown ON payouts (first_intent_at, payout_id) WHERE state = 'UNKNOWN'",
     "CREATE INDEX intake_payout ON intake (payout_id) WHERE payout_id IS NOT NULL",
 )
+
+# Of all originators together: a pull's numbers are the acquirer's and Visa's, not theirs (rule L7).
+CARD_PULLS = """
+CREATE TABLE card_pulls (
+    pull bytea NOT NULL,
+    payout_id text COLLATE "C" NOT NULL,
+    claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT card_pulls_pkey PRIMARY KEY (pull),
+    CONSTRAINT card_pulls_payout_id_fkey FOREIGN KEY (payout_id) REFERENCES payouts (payout_id)
+)
+"""
+
+KEEP_CARD_PULLS = """
+CREATE TRIGGER card_pulls_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON card_pulls
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change()
+"""
 
 HANDLED = (
     "ALTER TABLE intake DROP CONSTRAINT intake_disposition_word",
@@ -60,7 +80,10 @@ CREATE TRIGGER payouts_compensation_identity_kept BEFORE UPDATE ON payouts FOR E
 
 def upgrade() -> None:
     """All of it or nothing, in one transaction."""
-    for statement in (NEW_COLUMNS, *INDEXES, *HANDLED, VERIFIED, KEEP_COMPENSATION_IDENTITY):
+    for statement in (
+        *(NEW_COLUMNS, *INDEXES, CARD_PULLS, KEEP_CARD_PULLS),
+        *(*HANDLED, VERIFIED, KEEP_COMPENSATION_IDENTITY),
+    ):
         op.execute(statement)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from ledger.postgres import PostgresLedger
 from processors.payout.row import FundingKind, PayoutRow, PayoutState
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-TABLES = ("payouts", "receipts", "history", "modes", "intake", "verified_offsets")
+TABLES = ("payouts", "receipts", "card_pulls", "history", "modes", "intake", "verified_offsets")
 EMPTY_THE_LEDGER = "; ".join(
     [
         "BEGIN",
@@ -45,6 +46,8 @@ def sample_row(number: int = 1, **changes: Any) -> PayoutRow:
         "funding_reference": f"receipt-{number}",
         "funding_captured": True,
         "funding_captured_at": START - timedelta(minutes=5),
+        "funding_trace": pull_key(f"trace-{number}"),
+        "funding_transaction": pull_key(f"transaction-{number}"),
         "funding_reversible": True,
         "requested_at": START - timedelta(minutes=1),
         "expires_at": START + timedelta(hours=1),
@@ -61,6 +64,11 @@ def sample_row(number: int = 1, **changes: Any) -> PayoutRow:
         "state_at": START,
     }
     return PayoutRow(**{**values, **changes})
+
+
+def pull_key(name: object) -> bytes:
+    """What one card pull is known by, in the form that the ledger keeps (rule L7)."""
+    return hashlib.sha256(str(name).encode()).digest()
 
 
 def identity(number: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from tests.contract.ledger.ledger_harness import (
     committed,
     identity,
     inserted,
+    pull_key,
     sample_row,
     step,
 )
@@ -124,6 +125,70 @@ async def test_l7_a_receipt_is_named_by_originator_kind_and_reference(
 ) -> None:
     assert (await inserted(harness.ledger, 1, funding_reference="shared")).receipt_owned
     assert (await inserted(harness.ledger, 2, funding_reference="shared", **different)).receipt_owned
+
+
+PULL_NAMES = ("funding_trace", "funding_transaction")
+
+
+@pytest.mark.parametrize("shared", [PULL_NAMES, PULL_NAMES[:1], PULL_NAMES[1:]], ids=["both", "trace", "transaction"])
+async def test_l7_a_card_pull_belongs_to_the_first_payout_of_any_originator(
+    harness: Harness, shared: tuple[str, ...]
+) -> None:
+    """Also P4, C1: by either of its names, under whatever receipt; for ever, and however the row is read."""
+    pull = {name: pull_key("shared") for name in shared}
+    first = await inserted(harness.ledger, 1, **pull)
+    second = await inserted(harness.ledger, 2, originator_id="originator-2", **pull)
+    assert first.receipt_owned
+    assert not second.receipt_owned
+    assert await harness.ledger.read(first.payout_id) == first
+    assert await harness.ledger.read(second.payout_id) == second
+    ended = [await committed(harness.ledger, step(row, state=PayoutState.FAILED)) for row in (first, second)]
+    assert [row.receipt_owned for row in ended] == [True, False]
+    leased = [await begun(harness.ledger, row) for row in ended]
+    assert [row.receipt_owned for row in leased] == [True, False]
+    announced = [await committed(harness.ledger, step(row, announce_version=9)) for row in leased]
+    assert [row.receipt_owned for row in announced] == [True, False]
+    await harness.pass_time(1)
+    behind = await harness.ledger.unannounced(9, 0.5)
+    assert [row.receipt_owned for row in behind] == [True, False]
+
+
+@pytest.mark.parametrize("known", [(), PULL_NAMES[:1], PULL_NAMES[1:]], ids=["nothing", "trace", "transaction"])
+async def test_l7_a_pull_of_which_names_are_missing_is_owned_by_the_others(
+    harness: Harness, known: tuple[str, ...]
+) -> None:
+    unnamed = {name: None for name in PULL_NAMES if name not in known}
+    rows = [await inserted(harness.ledger, number, **unnamed) for number in (1, 2)]
+    assert all(row.receipt_owned for row in rows)
+    assert [await harness.ledger.read(row.payout_id) for row in rows] == rows
+    thief = await inserted(harness.ledger, 3, **{name: getattr(rows[0], name) for name in PULL_NAMES})
+    assert thief.receipt_owned == (known == ())
+
+
+@pytest.mark.parametrize(
+    "without", [{"funding_captured": False}, {"funding_reference": None}, {"funding_reference": "receipt-9"}]
+)
+async def test_l7_who_gets_no_receipt_claims_no_pull(harness: Harness, without: dict[str, Any]) -> None:
+    """The request that names the pull rightly may still come."""
+    await inserted(harness.ledger, 9)
+    pull = {name: pull_key(f"disputed {name}") for name in PULL_NAMES}
+    assert not (await inserted(harness.ledger, 1, **pull, **without)).receipt_owned
+    assert (await inserted(harness.ledger, 2, **pull)).receipt_owned
+
+
+async def test_l7_one_of_many_payouts_at_once_gets_the_pull(harness: Harness) -> None:
+    pull = {name: pull_key(f"shared {name}") for name in PULL_NAMES}
+    rows = await asyncio.gather(*(inserted(harness.ledger, n, **pull) for n in range(1, 31)))
+    assert sum(row.receipt_owned for row in rows) == 1
+    for row in rows:
+        assert await harness.ledger.read(row.payout_id) == row
+
+
+@pytest.mark.parametrize("name", PULL_NAMES)
+async def test_l5_l7_what_is_no_hash_is_refused_as_the_name_of_a_pull(harness: Harness, name: str) -> None:
+    """An empty one would be everybody's."""
+    with pytest.raises(RowRejected, match="payouts_funding_pull_form"):
+        await inserted(harness.ledger, 1, **{name: b""})
 
 
 async def test_l7_funding_that_was_not_captured_claims_nothing(harness: Harness) -> None:
@@ -451,6 +516,9 @@ async def test_k2_rows_behind_are_found_ended_ones_included_oldest_first(harness
     await harness.pass_time(31)
     assert list(await harness.ledger.unannounced(10, 30)) == [second, first]
     assert list(await harness.ledger.unannounced(1, 30)) == [second]
+    assert list(await harness.ledger.unannounced(10, 30, second.payout_id)) == [first]
+    assert list(await harness.ledger.unannounced(10, 30, first.payout_id)) == []
+    assert list(await harness.ledger.unannounced(10, 30, "of no row")) == [second, first], "from the beginning"
     await harness.ledger.mark_announced([(first.payout_id, 2), (second.payout_id, 2)])
     assert list(await harness.ledger.unannounced(10, 0)) == []
     announced = await harness.ledger.read(first.payout_id)

@@ -24,7 +24,7 @@ from ledger.interface import (
 )
 from ledger.memory import MemoryLedger
 from processors.payout.row import CompensationState, FundingKind, PayoutRow, PayoutState
-from tests.contract.ledger.ledger_harness import PostgresHarness, adjustment_identity, identity, sample_row
+from tests.contract.ledger.ledger_harness import PostgresHarness, adjustment_identity, identity, pull_key, sample_row
 
 PAYOUTS = 8
 OPERATIONS = 400
@@ -130,7 +130,8 @@ def drawn_other(dice: random.Random, name: str, payout: int) -> Operation:
     if name == "due":
         return lambda ledger: ledger.due(limit, 70.0)
     if name == "unannounced":
-        return lambda ledger: ledger.unannounced(limit, seconds)
+        after = dice.choice([None, sample_row(payout).payout_id])
+        return lambda ledger: ledger.unannounced(limit, seconds, after)
     if name == "mark":
         pairs = [(sample_row(dice.randrange(PAYOUTS)).payout_id, dice.randrange(6)) for _ in range(limit)]
         return lambda ledger: ledger.mark_announced(pairs)
@@ -174,10 +175,19 @@ def drawn_row(dice: random.Random, payout: int) -> PayoutRow:
         funding_kind=dice.choice(list(FundingKind)),
         funding_reference=dice.choice([None, "shared-1", "shared-2", f"own-{payout}"]),
         funding_captured=dice.random() < 0.8,
+        funding_trace=drawn_pull(dice, payout),
+        funding_transaction=drawn_pull(dice, payout),
         sender_reference=dice.choice([f"S{payout}", f"S{payout}", "shared", "too long" * 9]),
         due_at=drawn_moment(dice),
         announce_version=dice.randrange(3),
     )
+
+
+def drawn_pull(dice: random.Random, payout: int) -> bytes | None:
+    """Sometimes of another payout, sometimes both the same, and seldom no hash at all."""
+    if dice.random() < 0.03:
+        return b"short"
+    return dice.choice([None, pull_key("shared"), pull_key(f"own-{payout}"), pull_key(f"other-{payout}")])
 
 
 def drawn_change(dice: random.Random, row: PayoutRow) -> Change:

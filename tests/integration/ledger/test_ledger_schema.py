@@ -126,6 +126,9 @@ async def test_l2_the_table_has_the_rows_columns_with_their_types(harness: Postg
         "UPDATE receipts SET payout_id = 'other'",
         "DELETE FROM receipts",
         "TRUNCATE receipts",
+        "UPDATE card_pulls SET payout_id = 'other'",
+        "DELETE FROM card_pulls",
+        "TRUNCATE card_pulls",
         "DELETE FROM modes",
         "TRUNCATE modes",
     ],
@@ -166,6 +169,7 @@ async def test_l1_l7_l10_what_was_recorded_stays(harness: PostgresHarness, state
             "SELECT originator_id, funding_kind, 'another', payout_id FROM payouts",
             "receipts_payout_id_key",
         ),
+        ("INSERT INTO card_pulls (pull, payout_id) SELECT pull, payout_id FROM card_pulls LIMIT 1", "card_pulls_pkey"),
     ],
 )
 async def test_the_tables_refuse_what_no_statement_of_ours_writes(
@@ -198,6 +202,12 @@ async def test_l10_an_operators_mode_is_in_the_same_history(harness: PostgresHar
         (
             "SELECT payout_id FROM payouts WHERE announced_version < announce_version "
             "AND updated_at <= statement_timestamp() ORDER BY updated_at, payout_id LIMIT 10",
+            "payouts_unannounced",
+        ),
+        (
+            "SELECT payout_id FROM payouts AS p WHERE announced_version < announce_version AND (updated_at, payout_id) "
+            "> (COALESCE((SELECT l.updated_at FROM payouts AS l WHERE l.payout_id = 'x'), '-infinity'), 'x') "
+            "ORDER BY updated_at, payout_id LIMIT 10",
             "payouts_unannounced",
         ),
         ("SELECT payout_id FROM payouts WHERE lease_until > statement_timestamp()", "payouts_leased"),

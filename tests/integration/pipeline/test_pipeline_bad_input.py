@@ -16,7 +16,7 @@ from tests.integration.pipeline.pipeline_harness import Pipeline, Seen, internal
 pytestmark = pytest.mark.servers
 
 CARD_NUMBER = "4957030420210462"  # published by Visa for its sandbox; nobody's
-TABLES = ("payouts", "history", "receipts", "intake", "modes")
+TABLES = ("payouts", "history", "receipts", "card_pulls", "intake", "modes", "verified_offsets")
 
 
 def test_bad_records_are_set_aside_and_the_partition_goes_on(running: Pipeline) -> None:

@@ -70,6 +70,7 @@ def test_l5_a_batch_locks_its_rows_in_one_order_and_waits_for_none() -> None:
         assert re.search(r"ORDER BY p\.payout_id\s+FOR NO KEY UPDATE OF p SKIP LOCKED", locking)
     assert 'ORDER BY r_payout_id COLLATE "C"' in statements.INSERT_MANY
     assert "ORDER BY originator_id, funding_kind, funding_reference, payout_id" in statements.INSERT_MANY
+    assert "ORDER BY named.pull, i.payout_id" in statements.INSERT_MANY
 
 
 def test_l4_times_of_the_lease_and_the_schedule_are_the_databases() -> None:

@@ -26,7 +26,16 @@ from ledger.interface import (
 )
 from ledger.memory import Fault, MemoryLedger
 from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS, PayoutRow, PayoutState
-from tests.contract.ledger.ledger_harness import OWNER, START, MemoryHarness, identity, inserted, sample_row, step
+from tests.contract.ledger.ledger_harness import (
+    OWNER,
+    START,
+    MemoryHarness,
+    identity,
+    inserted,
+    pull_key,
+    sample_row,
+    step,
+)
 
 Answer = TypeVar("Answer")
 PAYOUTS = st.integers(0, 4)
@@ -58,12 +67,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def row(self, number: int) -> PayoutRow:
         return finished(self.ledger.read(sample_row(number).payout_id)) or sample_row(number)
 
-    @rule(number=PAYOUTS, shared=st.booleans(), captured=st.booleans(), due=st.booleans())
-    def insert(self, number: int, shared: bool, captured: bool, due: bool) -> None:
+    @rule(number=PAYOUTS, shared=st.booleans(), pull=PAYOUTS, captured=st.booleans(), due=st.booleans())
+    def insert(self, number: int, shared: bool, pull: int, captured: bool, due: bool) -> None:
         row = sample_row(
             number,
             funding_reference="shared" if shared else f"own-{number}",
             funding_captured=captured,
+            funding_trace=pull_key(pull),
             due_at=self.time if due else None,
             announce_version=1,
         )
@@ -180,6 +190,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len(identities) == len(set(identities))
         receipts = [(row.originator_id, row.funding_kind, row.funding_reference) for row in rows if row.receipt_owned]
         assert len(receipts) == len(set(receipts))
+        pulls = [pull for row in rows if row.receipt_owned for pull in (row.funding_trace, row.funding_transaction)]
+        assert len(pulls) == len(set(pulls))
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

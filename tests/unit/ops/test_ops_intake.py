@@ -1,6 +1,7 @@
 """K9: `payouts intake verify` says what it would do wrong before it does anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from ops.failures import CommandFailed
 from ops.main import app
 from streams.clock import utc_now
 from streams.completeness import KafkaRecords
+from streams.holes import Slot
+from streams.settings import Settings
 
 TOPIC = "payout_requests"
 CARD = "4957030420210462"
@@ -57,10 +60,13 @@ class Marks:
     """The marks in Kafka."""
 
     def __init__(self, marks: Mapping[int, int]) -> None:
-        self._marks = marks
+        self.marks = dict(marks)
 
     async def marked(self, _: str, partitions: Sequence[int]) -> Mapping[int, int]:
-        return {number: self._marks[number] for number in partitions if number in self._marks}
+        return {number: self.marks[number] for number in partitions if number in self.marks}
+
+    async def mark(self, slot: Slot, offset: int) -> None:
+        self.marks[slot[1]] = offset
 
 
 @pytest.mark.parametrize(("mark", "is_refused"), [(5, False), (6, True), (None, False)])
@@ -78,6 +84,31 @@ async def test_driving_in_is_refused_on_a_ledger_that_knows_less_than_it_did(
     with pytest.raises(CommandFailed) as refusal:
         await intake._refuse_after_a_restore(ledger, marks, missing)
     assert refusal.value.code is ExitCode.REFUSED
+
+
+async def test_the_mark_is_behind_the_ledger_also_when_a_worker_moved_it_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L11: a ledger behind its mark looks like a restored copy; `--drive` must not make one."""
+    ledger, moved = MemoryLedger(utc_now), Marks({0: 9})
+    await ledger.verified_up_to(TOPIC, 0, 9)
+    at_the_ledger: list[int] = []
+
+    class Connection:
+        async def executemany(self, statement: str, places: Sequence[tuple[str, int, int]]) -> None:
+            assert (statement, places) == (intake.LOOK_AGAIN, [(TOPIC, 0, 4)])
+            at_the_ledger.append(moved.marks[0])
+            moved.marks[0] = 12  # a worker that had looked up more at this moment
+
+    @asynccontextmanager
+    async def writing(_: object) -> AsyncIterator[Connection]:
+        yield Connection()
+
+    monkeypatch.setattr(intake, "_writing", writing)
+    settings, records = cast("Settings", object()), cast("KafkaRecords", cast("Any", moved))
+    await intake._move_back(settings, ledger, records, {(TOPIC, 0): 4})
+    assert at_the_ledger == [4], "the mark first: in between the ledger is ahead of it"
+    assert moved.marks == {0: 4}
 
 
 def test_looking_again_begins_at_the_first_missing_record_of_each_partition() -> None:

@@ -18,6 +18,7 @@ from processors.payout.events import (
     Unbuildable,
     Validated,
 )
+from processors.payout.intents import IntentNotAllowed
 from processors.payout.outcome import OutcomeKind, Refusal
 from processors.payout.row import TERMINAL_STATES, UNPAID_ENDS, CompensationState, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule, resend_not_before
@@ -123,6 +124,29 @@ def test_a_cleared_payout_past_its_expiry_ends_expired(
     facts = {"first_intent_at": now - HOUR, "last_intent_at": now - HOUR} if attempts else {}
     row = make_row(PayoutState.CLEARED, expires_at=now, attempts=attempts, **facts)
     assert _step(plan(row, now, schedule)).row.state is PayoutState.EXPIRED
+
+
+@pytest.mark.parametrize("attempts", [0, 2])
+def test_no_intent_is_written_that_expired_after_it_was_decided_on(
+    make_row: MakeRow, now: datetime, schedule: Schedule, attempts: int
+) -> None:
+    """S2, S6: a worker slept between its decision and its intent; the next drive ends the payout EXPIRED."""
+    facts = {"first_intent_at": now - HOUR, "last_intent_at": now - HOUR} if attempts else {}
+    row = make_row(PayoutState.CLEARED, expires_at=now + timedelta(seconds=1), attempts=attempts, **facts)
+    first: dict[str, Any] = (
+        {} if attempts else {"identity": NewIdentity(1, 100_001, "606012000000", now), "sealed_body": b"body"}
+    )
+    assert begin_call(row, CallKind.PUSH, now, schedule, **first).row.state is PayoutState.SUBMITTING
+    with pytest.raises(IntentNotAllowed, match="expires_at"):
+        begin_call(row, CallKind.PUSH, now + timedelta(seconds=1), schedule, **first)
+
+
+def test_what_may_have_been_paid_is_resent_after_its_expiry(
+    make_row: MakeRow, now: datetime, schedule: Schedule
+) -> None:
+    """S3, S6: only a payout that is known not paid can expire; an unknown one is settled by the same push again."""
+    row = make_row(PayoutState.UNKNOWN, expires_at=now - HOUR)
+    assert begin_call(row, CallKind.PUSH, now, schedule).row.state is PayoutState.SUBMITTING
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from processors.payout.events import (
     Unbuildable,
     Validated,
 )
+from processors.payout.frozen import is_frozen
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.payout.publications import publications
 from processors.payout.row import (
@@ -378,6 +379,8 @@ class PayoutMachine(RuleBasedStateMachine):
         self._record(call, PAID, "no")
         if first:
             assert self.row.held, "L2: an approval after an unpaid end freezes the row"
+            told = self.row.announce_version == self.row.version
+            assert told or self.row.compensation is not CompensationState.MANUAL, "L2: whoever hands back is told"
 
     # ---- people
 
@@ -410,7 +413,11 @@ class PayoutMachine(RuleBasedStateMachine):
         before, event = self.row, ResolutionProposed(paid, "ticket 1", proposer)
         self._apply(event)
         if self.row != before:
-            assert before.state in (PayoutState.UNKNOWN, PayoutState.PENDING), "S6: only what may have been paid"
+            resolvable = (PayoutState.UNKNOWN, PayoutState.PENDING, PayoutState.SUBMITTING)
+            assert before.state in resolvable, "S6: only what may have been paid"
+            leased = before.lease_until is not None and self.now < before.lease_until
+            assert before.state is not PayoutState.SUBMITTING or not leased, "L3: its answer is on the way"
+            assert self.row.ambiguous, "S6"
             assert self.row.held, "S6: held until a second person agrees"
             self.proposal = (event, self.row.version)
 
@@ -594,6 +601,7 @@ class PayoutMachine(RuleBasedStateMachine):
         self._check_announcements(after)
         if before.state is not after.state:
             assert after.state_version == after.version
+        assert is_frozen(after) or not is_frozen(before), "L2: that Visa paid is never forgotten"
         if before.held and not after.held:
             assert isinstance(event, Released | Resolved), "L12: only operators release"
 
@@ -692,7 +700,9 @@ class PayoutMachine(RuleBasedStateMachine):
         too_old = seen.first_intent_at is not None and self._clock(worker) - seen.first_intent_at >= limit
         past = seen.funding_captured_at is not None and is_past_reversal(seen.funding_captured_at, self._clock(worker))
         other_kind = (kind is CallKind.REVERSE and past) or (kind is CallKind.ADJUST and not past)
-        assert seen.held or other_kind or (kind is CallKind.PUSH and too_old), "P1: an intent refused without a reason"
+        expired = seen.expires_at is not None and seen.expires_at <= self._clock(worker)
+        push_too_late = kind is CallKind.PUSH and (too_old or (expired and seen.state is PayoutState.CLEARED))
+        assert seen.held or other_kind or push_too_late, "P1: an intent refused without a reason"
 
     def _check_begin(self, kind: CallKind, begun: PayoutRow) -> None:
         before = self.row
@@ -711,6 +721,9 @@ class PayoutMachine(RuleBasedStateMachine):
         assert before.own_failures < SCHEDULE.retry_budget, "S7: the budget is spent"
         assert not self.approval_recorded
         if before.first_intent_at is None:
+            begun_at = begun.last_intent_at
+            in_time = before.expires_at is None or (begun_at is not None and begun_at < before.expires_at)
+            assert in_time, "S6: nothing is submitted for the first time after its expiry"
             return
         limit = timedelta(seconds=SCHEDULE.resend_limit_seconds + SCHEDULE.clock_skew_seconds)
         assert self.now - before.first_intent_at < limit, "P3, S3: never after 23 h"

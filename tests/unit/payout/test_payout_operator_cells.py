@@ -156,6 +156,42 @@ def test_nobody_finds_a_payout_unpaid_while_its_last_attempt_may_still_take_effe
     assert isinstance(apply(row, ResolutionProposed(True, "case 7", "ann"), now, schedule), Step)
 
 
+@pytest.mark.parametrize("paid", [True, False])
+@pytest.mark.parametrize("held_for", [None, "OPERATOR: wrong recipient?"])
+def test_a_submission_whose_worker_died_is_resolved_as_unknown(
+    make_row: MakeRow, now: datetime, schedule: Schedule, paid: bool, held_for: str | None
+) -> None:
+    """P1, S6, L12: nobody drives a held row, and a release would send it again: two people must be able to end it."""
+    leased = {"lease_owner": "worker-a/1", "lease_until": now - LONG_AGO}
+    row = _settled(
+        make_row, now, PayoutState.SUBMITTING, held=held_for is not None, hold_reason=held_for, **leased, **CAPTURED
+    )
+    step = _step(apply(row, ResolutionProposed(paid, "case 7 at Visa", "ann"), now, schedule))
+    proposed = step.row
+    assert (proposed.state, proposed.ambiguous, proposed.state_version) == (PayoutState.UNKNOWN, True, row.version + 1)
+    assert (proposed.held, proposed.hold_reason, proposed.due_at) == (True, RESOLUTION_PROPOSED, None)
+    assert (step.transition, step.detail["was_held_for"]) == ("resolution_proposed", held_for)
+    assert publications(proposed) == ()
+    ended = _step(apply(proposed, _resolved(proposed, paid), now, schedule)).row
+    assert ended.state is (PayoutState.PAID if paid else PayoutState.FAILED)
+
+
+def test_nobody_resolves_a_submission_whose_call_may_be_under_way(
+    make_row: MakeRow, now: datetime, schedule: Schedule
+) -> None:
+    """L3, S6: its own answer is on the way, also in the seconds by which clocks may differ."""
+    row = _settled(make_row, now, PayoutState.SUBMITTING, lease_until=now + timedelta(seconds=10), held=True)
+    proposed = ResolutionProposed(True, "case 7", "ann")
+    assert "under way" in _refusal(apply(row, proposed, now + timedelta(seconds=14), schedule))
+    assert isinstance(apply(row, proposed, now + timedelta(seconds=15), schedule), Step)
+
+
+def test_a_submission_whose_worker_died_is_not_cancelled(make_row: MakeRow, now: datetime, schedule: Schedule) -> None:
+    """S6, P4: it may be paid."""
+    row = _settled(make_row, now, PayoutState.SUBMITTING, lease_until=now - LONG_AGO, held=True)
+    assert "payouts resolve" in _refusal(apply(row, CANCELLED, now, schedule))
+
+
 # ---- resolve
 
 

@@ -403,7 +403,7 @@ class World:
             lag_of=self._lag_of,
             clock=self.clock,
             metrics=metrics,
-            is_visa_paused=lambda: bool(pauses.reasons),
+            is_visa_paused=lambda: pauses.stop_payouts,
         )
         return Worker(owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper)
 
@@ -460,12 +460,13 @@ class World:
         return {"kind": "INTERNAL", "internal": record, "aft": None, "pis": None}
 
     def card_pull(self, payout_id: str) -> dict[str, Any]:
-        """Money pulled from a card a few minutes ago."""
+        """Money pulled from a card a few minutes ago; every payout has a pull of its own (rule L7)."""
+        number = int("".join(filter(str.isdigit, payout_id)) or 0)
         record = {
             "receipt_id": f"aft-{payout_id}",
             "status": "APPROVED",
-            "transaction_identifier": "381228649430015",
-            "systems_trace_audit_number": 451018,
+            "transaction_identifier": str(381228649430014 + number),
+            "systems_trace_audit_number": 451017 + number,
             "retrieval_reference_number": "606011451018",
             "approval_code": "12AB56",
             "acquiring_bin": "408999",

@@ -1,7 +1,8 @@
 """K9: what others produced and the ledger does not know is driven in again; a ledger that forgot is not trusted."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -246,20 +247,141 @@ async def test_following_pauses_with_the_gate_and_survives_what_is_away() -> Non
     """K5: a look-up that fails harms no payout and is tried again."""
     one = world(4, 4, away=Unreadable("no broker"))
     await one.account(*range(4))
+
+    def time_passes(condition: bool) -> bool:
+        one.now += 0.01
+        return condition
+
     one.gate.close("database")
     running = asyncio.create_task(one.follower.follow_forever())
     for _ in range(20):
         await asyncio.sleep(0)
     assert one.reads == []
     one.gate.open("database")
-    await until(lambda: len(one.reads) >= 1)
+    await until(lambda: time_passes(len(one.reads) >= 1))
     one.away = ZeroDivisionError("a bug of ours")
     tried = len(one.reads)
-    await until(lambda: len(one.reads) >= tried + 2)
+    await until(lambda: time_passes(len(one.reads) >= tried + 2))
     one.away = None
-    await until(lambda: bool(one.marks))
+    await until(lambda: time_passes(bool(one.marks)))
     running.cancel()
     assert one.marks == {0: 4}
+
+
+class SomeUnreadable:
+    """Partitions of which some cannot be read (a leader is away for long, or a topic ends before the commit)."""
+
+    def __init__(self, *unreadable: Slot, marks_away: frozenset[str] = frozenset()) -> None:
+        self.unreadable = set(unreadable)
+        self.marks_away = marks_away
+        self.reads: list[Slot] = []
+
+    async def read(self, slot: Slot, first: int, end: int) -> Span:
+        assert first < end
+        self.reads.append(slot)
+        if slot in self.unreadable:
+            raise Unreadable(f"{slot[0]}-{slot[1]} ends at 3, before {end}: was it cut off?")
+        return Span(end, [])
+
+    async def marked(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
+        assert partitions
+        if topic in self.marks_away:
+            raise Unreadable("no coordinator")
+        return {}
+
+    async def mark(self, slot: Slot, offset: int) -> None:
+        assert (slot in self.unreadable, offset) == (False, ENDS[slot])
+
+
+CONFIRMATIONS: Slot = ("payout_compensation_confirmations", 0)
+"""Followed before the requests."""
+ENDS = {CONFIRMATIONS: 9, SLOT: 5, (SLOT[0], 1): 5, (SLOT[0], 2): 7}
+
+
+def following(records: SomeUnreadable, clock: Callable[[], float] = lambda: 0.0) -> tuple[Follower, MemoryLedger]:
+    async def drive(_: Record) -> None:
+        raise AssertionError("nothing is missing here")
+
+    ledger = MemoryLedger(utc_now)
+    follower = Follower(
+        ledger,
+        Codec(PinnedResolver()),
+        records,
+        prefix="",
+        committed=lambda: ENDS,
+        drive=drive,
+        gate=Gate(),
+        away=lambda _: "broker",
+        patience_seconds=PATIENCE_SECONDS,
+        every_seconds=0.0,
+        metrics=Metrics(),
+        clock=clock,
+    )
+    return follower, ledger
+
+
+def unverified(follower: Follower, topic: str) -> float | None:
+    return follower._metrics.registry.get_sample_value("payouts_intake_unverified", {"topic": topic})
+
+
+async def test_one_unreadable_partition_does_not_end_the_check_of_all_others(caplog: pytest.LogCaptureFixture) -> None:
+    """K9, P8: the others are followed, of its topic too; it is said, and counted as unverified."""
+    follower, ledger = following(SomeUnreadable(CONFIRMATIONS, (SLOT[0], 2)))
+    await follower.follow_once()
+    assert dict(await ledger.verified_offsets(SLOT[0])) == {0: 5, 1: 5}
+    assert (unverified(follower, CONFIRMATIONS[0]), unverified(follower, SLOT[0])) == (9, 7)
+    said = [vars(record) for record in caplog.records if record.message == "inbound partition cannot be followed now"]
+    assert [(one["topic"], one["partition"]) for one in said] == [CONFIRMATIONS, (SLOT[0], 2)]
+
+
+async def test_an_unreadable_partition_is_tried_ever_less_often_and_followed_when_it_is_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K9, P8: a look may take seconds, which the others must not wait for every time; for long, it is an error."""
+    monkeypatch.setattr("streams.gate.PAUSE_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr("streams.gate.PAUSE_MAX_SECONDS", 5.0)
+    now = [0.0]
+    records = SomeUnreadable(CONFIRMATIONS)
+    follower, ledger = following(records, lambda: now[0])
+    while now[0] <= PATIENCE_SECONDS + 10:
+        await follower.follow_once()
+        now[0] += 0.2
+    assert records.reads.count(CONFIRMATIONS) < 30
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
+        "inbound partition is still not followed"
+    ]
+    records.unreadable.clear()
+    for _ in range(30):
+        await follower.follow_once()
+        now[0] += 0.2
+    assert dict(await ledger.verified_offsets(CONFIRMATIONS[0])) == {0: 9}
+
+
+async def test_a_topic_whose_marks_cannot_be_read_is_not_followed_and_the_others_are() -> None:
+    """L11, P8: without its mark nobody knows whether the ledger forgot, so nothing may be driven in there."""
+    records = SomeUnreadable(marks_away=frozenset({CONFIRMATIONS[0]}))
+    follower, ledger = following(records)
+    await follower.follow_once()
+    assert CONFIRMATIONS not in records.reads
+    assert dict(await ledger.verified_offsets(SLOT[0])) == {0: 5, 1: 5, 2: 7}
+    assert unverified(follower, CONFIRMATIONS[0]) == 9
+
+
+async def test_a_record_that_cannot_be_driven_in_does_not_keep_out_those_behind_it() -> None:
+    """K9, P8: the first one's handler fails for ever; the second one is paid all the same."""
+    one = world(2, 2)
+    handle = one.drive
+
+    async def drive(record: Record) -> None:
+        if record.offset == 0:
+            raise ZeroDivisionError("a bug of ours")
+        await handle(record)
+
+    one.follower._drive = drive
+    await one.follower.follow_once()
+    one.now += PATIENCE_SECONDS
+    await one.follower.follow_once()
+    assert [record.offset for record in one.driven] == [1]
 
 
 @given(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from processors.payout.events import CallKind
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
+from processors.payout.schedule import Schedule
 from processors.visa.exchange import Exchange, Failed, FailureCause
 from processors.visa.identity import Operation
 from processors.visa.requests import VisaRequest
@@ -20,6 +22,7 @@ from streams.sweeper import TRICKLE_MAX
 from streams.visa_pause import (
     HONOURED_SECONDS_MAX,
     LANE_OF,
+    NOBODY_ASKS_SECONDS,
     PROBE_FIRST_SECONDS,
     Evidence,
     Pause,
@@ -28,7 +31,7 @@ from streams.visa_pause import (
     evidence,
     needs_repair,
 )
-from tests.unit.streams.streams_world import World, lost_reply, refused
+from tests.unit.streams.streams_world import World, approved, lost_reply, refused
 
 AFTER, PROBE_MAX_SECONDS = 4, 30.0
 PAID = Outcome(OutcomeKind.PAID, "ACTION_CODE_00", action_code="00", http_status=200)
@@ -135,6 +138,38 @@ def test_a_probe_that_made_no_call_leaves_its_place_to_the_next() -> None:
     assert pause.admit() is not None
 
 
+def test_a_probe_whose_answer_says_nothing_leaves_the_next_one_its_time() -> None:
+    """S7: a Visa that answers 408 to everybody is probed at its pace, not hammered."""
+    now = Now()
+    pause = Pause(after_failures=1, probe_max_seconds=8.0, clock=now)
+    pause.failed(Turn(False), "x")
+    for _ in range(3):
+        assert pause.seconds_to_probe() == 1.0
+        now.seconds += 1.0
+        probe = pause.admit()
+        assert probe is not None
+        pause.unclear(probe)
+        pause.left(probe)
+    pause.unclear(Turn(False))
+    assert (pause.seconds_to_probe(), pause.reason) == (1.0, "x"), "who began before the pause says nothing either"
+
+
+def test_a_pause_that_nobody_runs_into_is_not_felt_and_the_next_caller_still_probes_alone() -> None:
+    """K4, K5: what nobody needs slows nobody; and nobody knows yet that Visa serves it again."""
+    now = Now()
+    pause = Pause(after_failures=1, probe_max_seconds=8.0, clock=now)
+    pause.failed(Turn(False), "x")
+    now.seconds = PROBE_FIRST_SECONDS + NOBODY_ASKS_SECONDS - 0.1
+    assert pause.felt_reason == "x"
+    now.seconds += 0.1
+    assert pause.felt_reason is None
+    probe = pause.admit()
+    assert probe is not None
+    assert (probe.is_probe, pause.admit(), pause.felt_reason) == (True, None, "x")
+    pause.failed(probe, "y")
+    assert pause.felt_reason == "y"
+
+
 def test_a_long_retry_after_is_waited_for_and_bounded() -> None:
     """S7: Retry-After honoured; a typo of a peer does not stop the worker for a day."""
     for asked_seconds, waited in ((20.0, 20.0), (86_400.0, HONOURED_SECONDS_MAX), (0.0, PROBE_FIRST_SECONDS)):
@@ -176,6 +211,15 @@ class PauseLife(RuleBasedStateMachine):
             assert (self.pause.reason is not None) is (at_once or self.failures_since_answer >= AFTER)
         else:
             assert self.pause.reason is not None, "a failure never opens"
+
+    @precondition(lambda self: self.turns)
+    @rule(data=st.data())
+    def an_answer_says_nothing(self, data: st.DataObject) -> None:
+        turn = self.turns.pop(data.draw(st.integers(0, len(self.turns) - 1)))
+        reason = self.pause.reason
+        self.pause.unclear(turn)
+        self.pause.left(turn)
+        assert self.pause.reason == reason, "it neither pauses nor opens"
 
     @precondition(lambda self: self.turns)
     @rule(data=st.data())
@@ -301,6 +345,38 @@ def test_a_paused_lane_is_seen_in_the_metric() -> None:
     assert shown("PUSH") == 0
 
 
+ERROR_500 = Outcome(OutcomeKind.UNKNOWN, "HTTP_500", http_status=500)
+TIMED_OUT_THERE = Outcome(OutcomeKind.UNKNOWN, "HTTP_408", http_status=408)
+
+
+@pytest.mark.parametrize("outcome", [ERROR_500, TIMED_OUT_THERE])
+def test_what_fails_while_its_lane_is_paused_is_not_the_payouts_own(outcome: Outcome) -> None:
+    """S7: the pause says that it is everybody's; while the lane is open a 500 counts against its payout."""
+    now = Now()
+    lane = lanes(now).lane(CallKind.PUSH)
+    earlier, probe = lane.enter(), lane.enter()
+    assert earlier is not None
+    assert lane.conclude(Turn(False), outcome) == outcome
+    assert outcome.is_own_failure
+    lane.conclude(Turn(False), CREDENTIALS)
+    assert not lane.conclude(earlier, outcome).is_own_failure, "under way when the pause began"
+    now.seconds = 60.0
+    probe = lane.enter()
+    assert probe is not None
+    assert not lane.conclude(probe, outcome).is_own_failure
+    assert lane.conclude(earlier, PAID) == PAID
+    assert lane.conclude(Turn(False), outcome).is_own_failure, "the lane is open again"
+
+
+def test_only_what_every_payout_needs_stops_payouts() -> None:
+    """K4: reversals that are not allowed must not slow the sweeper's other drives."""
+    for call in CallKind:
+        pauses = lanes()
+        fail(pauses, call, CREDENTIALS, times=1)
+        assert pauses.reasons
+        assert pauses.stop_payouts is (call not in (CallKind.REVERSE, CallKind.ADJUST))
+
+
 def test_credentials_and_a_long_retry_after_pause_at_once_and_a_short_one_does_not() -> None:
     """S7: what fails everybody is not tried with the next eight payouts."""
 
@@ -417,8 +493,6 @@ async def test_silence_pauses_first_intents_before_it_makes_everybody_unknown(wo
 
 async def test_who_waited_decides_anew(world: World) -> None:
     """K5, P3: a payout whose time ran out while it waited ends EXPIRED and is not pushed."""
-    from datetime import timedelta
-
     pauses = world.worker.calls.pauses
     lane = pauses.lane(CallKind.PUSH)
     lane.conclude(Turn(False), CREDENTIALS)
@@ -492,3 +566,41 @@ def test_an_answer_that_comes_late_opens_the_lane() -> None:
     assert lane.enter() is None
     lane.conclude(earlier, PAID)
     assert lane.enter() is not None
+
+
+ERRORS_SECONDS = 1800.0
+
+
+async def test_an_outage_in_which_visa_answers_500_brings_no_payout_to_a_person(world: World) -> None:
+    """S7, K5: what pauses the lane because Visa serves nobody is not, at the same time, the payout's own failure."""
+    world.schedule = Schedule.production()
+    world.worker = world.start_worker()
+    over_at = world.now + timedelta(seconds=ERRORS_SECONDS)
+    usual = world.visa.push
+
+    def broken(request: VisaRequest) -> Exchange:
+        return refused(500) if world.now < over_at else usual(request)
+
+    world.visa.push = broken  # type: ignore[method-assign]
+    for number in range(12):
+        await world.ask(f"payout-{number:04d}")
+    while world.now < over_at + timedelta(seconds=1200):
+        await world.settle(seconds=5)
+        world.advance(5)
+    rows = world.rows()
+    assert {(row.state, row.hold_reason) for row in rows} == {("PAID", None)}
+
+
+async def test_a_lane_that_nobody_needs_any_more_does_not_slow_everything_for_ever(world: World) -> None:
+    """K4, K5: reversals timed out once; hours later nothing is left to reverse, and the rest must go on as usual."""
+    pauses = world.worker.calls.pauses
+    world.visa.reverse = lambda _: lost_reply()  # type: ignore[method-assign, assignment]
+    for number in range(world.settings.visa_pause_after_failures):
+        world.visa.script[PUSH].append(lambda _: approved("05"))
+        name = f"payout-{number:04d}"
+        await world.ask(name, funding=world.card_pull(name))
+        await world.settle(seconds=60)
+    assert {row.compensation for row in world.rows()} == {"MANUAL"}, "no reversal is left to be made"
+    world.advance(6 * 3600)
+    await world.settle(seconds=60)
+    assert pauses.reasons == (), "the sweeper trickles, the standstill watchdog is off, health says failing: for ever"

@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from processors.payout.row import FundingKind
 from processors.validation.clear_text import WITHHELD, storable
-from processors.validation.funding import Receipt, captured, funding_facts, receipt
-from processors.validation.request import parse_request
+from processors.validation.funding import PullKeys, Receipt, captured, funding_facts, pull_keys, receipt
+from processors.validation.request import AftFunding, AftStatus, Funding, parse_request
 
 
 def _funding(requests: Any, funding: dict[str, Any]) -> Any:
@@ -42,6 +44,99 @@ def test_captured_money_with_incomplete_facts_is_still_captured(requests: Any) -
     request, opened = requests.opened(requests.record(funding=requests.aft_funding(approval_code=None)))
     facts = funding_facts(request, opened)
     assert (facts.captured, facts.reference, facts.reversible) == (True, "aft-1", False)
+
+
+NAMES_OF_A_PULL = {
+    "acquiring_bin": "408999",
+    "retrieval_reference_number": "628712451018",
+    "systems_trace_audit_number": 451018,
+    "transaction_identifier": "381228649430015",
+}
+
+
+def _pull(**names: Any) -> PullKeys:
+    aft = AftFunding(receipt_id="aft-1", status=AftStatus.APPROVED, **{**NAMES_OF_A_PULL, **names})
+    return pull_keys(Funding(kind=FundingKind.AFT, internal=None, aft=aft, pis=None))
+
+
+def test_the_keys_of_a_pull_are_what_they_were(requests: Any) -> None:
+    """L7: a claim lasts for ever, so the form of a key never changes; a key of another form claims the pull again."""
+    keys = _pull()
+    assert keys.trace == bytes.fromhex("a6f8c5f6d53cf17dc26f7d43469cd04e631d03bbe5263da5200527fed16e0c50")
+    assert keys.transaction == bytes.fromhex("e8de7a56b13929c91b317c3db8f196147a18d02f1fed4cc52b04140dc13a0c2d")
+    request, opened = requests.opened(requests.record(funding=requests.aft_funding(**NAMES_OF_A_PULL)))
+    assert funding_facts(request, opened).pull == keys
+
+
+@pytest.mark.parametrize("zeros", ["0", "00", "00000"])
+def test_a_pull_is_the_same_with_zeros_before_its_bin(zeros: str) -> None:
+    """L7, P4: Visa gets the BIN as a number."""
+    assert _pull(acquiring_bin=zeros + "408999") == _pull()
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"acquiring_bin": None}, (False, True)),
+        ({"acquiring_bin": "4089"}, (False, True)),
+        ({"retrieval_reference_number": "62871245101"}, (False, True)),
+        ({"systems_trace_audit_number": 0}, (False, True)),
+        ({"systems_trace_audit_number": 1_000_000}, (False, True)),
+        ({"transaction_identifier": None}, (True, False)),
+        ({"transaction_identifier": "38122864943001"}, (True, False)),
+        ({"approval_code": None, "captured_at": None, "encrypted_card": None}, (True, True)),
+    ],
+)
+def test_a_pull_claims_each_of_its_names_that_can_be_read(changes: dict[str, Any], left: tuple[bool, bool]) -> None:
+    """L7: also one that could not be reversed for want of other facts; a person hands it back."""
+    keys = _pull(**changes)
+    assert (keys.trace is not None, keys.transaction is not None) == left
+
+
+def test_a_pull_that_was_not_approved_and_other_kinds_claim_no_pull(requests: Any) -> None:
+    """L7, G4: a declined pull burns nothing."""
+    for funding in (
+        requests.aft_funding(status="DECLINED"),
+        requests.internal_funding(),
+        requests.pis_funding(),
+        requests.aft_funding() | {"kind": "INTERNAL"},
+    ):
+        assert pull_keys(_funding(requests, funding)) == PullKeys(None, None)
+
+
+def _digits(shortest: int, longest: int) -> st.SearchStrategy[str]:
+    return st.text("0123456789", min_size=shortest, max_size=longest)
+
+
+PULLS = st.fixed_dictionaries(
+    {
+        "acquiring_bin": _digits(6, 11),
+        "retrieval_reference_number": _digits(12, 12),
+        "systems_trace_audit_number": st.integers(1, 999_999),
+        "transaction_identifier": _digits(15, 15),
+    }
+)
+
+
+@given(PULLS, PULLS, st.sets(st.sampled_from(list(NAMES_OF_A_PULL))))
+def test_keys_are_equal_exactly_if_visa_means_the_same_pull(
+    one: dict[str, Any], other: dict[str, Any], shared: set[str]
+) -> None:
+    """L7: and no key of one sort is ever one of the other."""
+    other = other | {name: one[name] for name in shared}
+
+    def trace(names: dict[str, Any]) -> object:
+        return (
+            int(names["acquiring_bin"]),
+            names["retrieval_reference_number"],
+            names["systems_trace_audit_number"],
+        )
+
+    first, second = _pull(**one), _pull(**other)
+    assert (first.trace == second.trace) == (trace(one) == trace(other))
+    same_transaction = one["transaction_identifier"] == other["transaction_identifier"]
+    assert (first.transaction == second.transaction) == same_transaction
+    assert {first.trace, second.trace}.isdisjoint({first.transaction, second.transaction})
 
 
 @pytest.mark.parametrize(
