@@ -44,16 +44,13 @@ def processor_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def make_pipeline(
-    kafka: Any,
-    postgres: Any,
-    visa: VisaStandIn,
-    processor_keys: Path,
-    background_loop: Loop,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[MakePipeline]:
-    """Makes pipelines that share servers and nothing else; all their workers end with the session."""
+@contextlib.contextmanager
+def pipeline_maker(request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
+    """Makes pipelines that share servers and nothing else; all their workers end with this context."""
+    kafka, postgres, visa, keys, loop, directories = (
+        request.getfixturevalue(name)
+        for name in ("kafka", "postgres", "visa", "processor_keys", "background_loop", "tmp_path_factory")
+    )
     with contextlib.ExitStack() as opened:
 
         def make(
@@ -68,15 +65,22 @@ def make_pipeline(
                 prefix=f"{name}-",
                 database_url=server.create_database(f"payouts_{name}"),
                 bootstrap_servers=kafka_server.bootstrap_servers,
-                keys=processor_keys,
-                directory=tmp_path_factory.mktemp(name),
+                keys=keys,
+                directory=directories.mktemp(name),
                 visa=own_visa or visa,
-                loop=background_loop,
+                loop=loop,
                 registry_url=registry_url,
             )
             opened.callback(pipeline.close)
             return pipeline.create(partitions)
 
+        yield make
+
+
+@pytest.fixture(scope="session")
+def make_pipeline(request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
+    """Pipelines for the whole session."""
+    with pipeline_maker(request) as make:
         yield make
 
 

@@ -35,8 +35,8 @@ def test_a_database_crash_in_the_middle(own_postgres: PostgresServer, make_pipel
     until("some at Visa", lambda: sum(pipeline.approved_counts(payout_ids).values()) >= 3)
     own_postgres.kill()
     try:
+        late = pipeline.send_many(pipeline.request() for _ in range(5))  # whose first step needs the database
         until("the pause", lambda: "database" in worker.health().get("paused_for", ()), 15)
-        late = pipeline.send_many(pipeline.request() for _ in range(5))
     finally:
         own_postgres.restart()
     pipeline.visa_faults()
