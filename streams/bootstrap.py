@@ -1,6 +1,7 @@
 """Wires one worker: settings, keys, policies, ledger, Visa, Kafka. Everything is made here and nowhere else."""
 
 import asyncio
+import io
 import logging
 import os
 import socket
@@ -94,7 +95,12 @@ def run_worker(settings: Settings, agents: tuple[str, ...] = AGENT_NAMES) -> Non
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     worker = WorkerRuntime(settings, agents, name)
     faust.Worker(
-        worker.app, loglevel=settings.payouts_log_level, override_logging=False, quiet=True, redirect_stdouts=False
+        worker.app,
+        loglevel=settings.payouts_log_level,
+        override_logging=False,
+        quiet=True,
+        redirect_stdouts=False,
+        stdout=io.StringIO(),  # its progress spinner: on a full disk it ended the worker
     ).execute_from_commandline()
 
 
