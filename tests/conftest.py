@@ -20,6 +20,7 @@ import pytest
 from sandbox.servers.kafka import ForeignKafka, KafkaCluster
 from sandbox.servers.postgres import ForeignPostgres, PostgresServer
 from sandbox.servers.registry import ApicurioRegistry, ForeignRegistry
+from sandbox.servers.visa_stand_in import VisaStandIn
 
 
 def pytest_configure() -> None:
@@ -28,7 +29,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-Own = TypeVar("Own", PostgresServer, KafkaCluster, ApicurioRegistry)
+Own = TypeVar("Own", PostgresServer, KafkaCluster, ApicurioRegistry, VisaStandIn)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,30 @@ def kafka_server() -> Iterator[KafkaCluster]:
 def registry_server() -> Iterator[ApicurioRegistry]:
     """A schema registry of the session's own; it keeps schemas in memory only."""
     yield from _started(ApicurioRegistry())
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for one test alone, that nobody else misses."""
+    yield from _started(PostgresServer())
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[KafkaCluster]:
+    """One broker for one test alone."""
+    yield from _started(KafkaCluster())
+
+
+@pytest.fixture
+def own_registry() -> Iterator[ApicurioRegistry]:
+    """A registry for one test alone."""
+    yield from _started(ApicurioRegistry())
+
+
+@pytest.fixture
+def own_visa() -> Iterator[VisaStandIn]:
+    """A Visa Direct stand-in for one test alone."""
+    yield from _started(VisaStandIn())
 
 
 @pytest.fixture(scope="session")

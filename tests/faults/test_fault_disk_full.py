@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -37,17 +36,6 @@ def take_room_away(process_id: int, bytes_max: int) -> None:
         os._exit(failed)
     _, status = os.waitpid(helper, 0)
     assert status == 0, "the limit could not be set"
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """One that nobody else misses."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def test_the_databases_disk_is_full(own_postgres: PostgresServer, make_pipeline: MakePipeline) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,17 +18,6 @@ pytestmark = pytest.mark.servers
 
 PAYOUTS = 40
 OUTAGE_SECONDS = 12.0
-
-
-@pytest.fixture
-def own_visa() -> Iterator[VisaStandIn]:
-    """A stand-in that nobody else misses."""
-    server = VisaStandIn()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def assert_nothing_was_spent(pipeline: Pipeline, payout_ids: list[str]) -> None:
@@ -75,17 +63,6 @@ def test_visa_answers_nothing(own_visa: VisaStandIn, make_pipeline: MakePipeline
     assert worker.process.is_running
 
 
-@pytest.fixture
-def own_registry() -> Iterator[ApicurioRegistry]:
-    """A registry that nobody else misses."""
-    server = ApicurioRegistry()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
 def test_the_registry_is_away_when_a_worker_starts(own_registry: ApicurioRegistry, make_pipeline: MakePipeline) -> None:
     """K5, P8: without the registry nothing can be announced, so nothing is paid; nothing becomes a dead letter."""
     pipeline = make_pipeline(registry_url=own_registry.url)
@@ -101,17 +78,6 @@ def test_the_registry_is_away_when_a_worker_starts(own_registry: ApicurioRegistr
         own_registry.resume()
     pipeline.wait_all(payout_ids)
     assert_nothing_was_spent(pipeline, payout_ids)
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[KafkaCluster]:
-    """One broker that nobody else misses."""
-    cluster = KafkaCluster()
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 def test_all_of_kafka_restarts(own_kafka: KafkaCluster, make_pipeline: MakePipeline) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from sandbox.servers.postgres import PostgresServer
@@ -13,17 +11,6 @@ from tests.integration.pipeline.pipeline_harness import assert_paid_once, until
 pytestmark = pytest.mark.servers
 
 PAYOUTS = 40
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """One that nobody else misses."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def test_a_database_crash_in_the_middle(own_postgres: PostgresServer, make_pipeline: MakePipeline) -> None:
