@@ -14,21 +14,20 @@ import faust
 import uvloop
 
 from ledger.connections import Timeouts
-from ledger.interface import CommitUnknown, Ledger, LedgerUnavailable
+from ledger.interface import Ledger
 from ledger.postgres import PostgresLedger
-from processors.compliance.decide import ComplianceUnavailable, Thresholds
+from processors.compliance.decide import Thresholds
 from processors.compliance.watch_list import load_watch_list
-from processors.content import ContentKeyUnknown
-from processors.sealing import SealingKeyUnknown
 from processors.secrets import Secret
 from processors.validation.policy import load_policy
 from processors.validation.validate import ValidationLimits
 from processors.visa.mle import DecryptionKey, MessageEncryption
 from processors.visa.requests import CardAcceptor, SubmissionProfile
 from processors.visa.transport import VisaConnection, VisaDirectClient
-from schemas.codec import Codec, PinnedResolver, RegistryResolver, RegistryUnavailable, SchemaNotRegistered
+from schemas.codec import Codec, PinnedResolver, RegistryResolver
 from schemas.topics import topic_name
 from streams.announcer import Announcer
+from streams.away import what_is_away
 from streams.backlog import Backlog
 from streams.clock import utc_now
 from streams.completeness import Follower, KafkaRecords
@@ -37,15 +36,16 @@ from streams.driver import Driver
 from streams.gate import Gate
 from streams.handlers import StageHandlers
 from streams.health import HealthServer
-from streams.holes import HoleJudge, PartitionReader, Slot, Unreadable
+from streams.holes import HoleJudge, PartitionReader, Slot
 from streams.intake import Intake
 from streams.kafka_app import PayoutsApp, confluent_config, create_app
 from streams.keys import Keys, load_keys
 from streams.lag import LagReader
 from streams.logs import configure_logs
 from streams.metrics import Metrics
-from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
+from streams.publisher import Publisher
 from streams.pump import Handler, Pump, Record
+from streams.request_reader import KeyedRequestReader
 from streams.settings import AGENT_NAMES, Settings, SettingsInvalid
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
@@ -158,7 +158,7 @@ class WorkerRuntime:
             self._dispatch(topic),
             in_flight_max=self.settings.payouts_in_flight_max,
             gate=self.gate,
-            away=_away,
+            away=what_is_away,
             on_bug=self._bug,
             metrics=self.metrics,
             generation=lambda: self.app.consumer_generation_id,
@@ -222,8 +222,7 @@ class WorkerRuntime:
         )
         intake = Intake(
             ledger,
-            codec,
-            keys,
+            KeyedRequestReader(codec, keys),
             driver,
             publisher,
             dead_letters,
@@ -292,7 +291,7 @@ class WorkerRuntime:
             committed=lambda: self.app.offsets.committed,
             drive=lambda record: self._pump_of[record.topic].handle_again(record),
             gate=self.gate,
-            away=_away,
+            away=what_is_away,
             patience_seconds=60.0 if settings.production else 6.0,
             every_seconds=2.0 if settings.production else 0.5,
             metrics=self.metrics,
@@ -409,19 +408,6 @@ async def _events(stream: Any) -> AsyncIterator[Any]:
     """Events without Faust's own acknowledgement: the window decides (rule K1)."""
     async for event in stream.noack().events():
         yield event
-
-
-def _away(error: Exception) -> str | None:
-    """Which part that everybody needs is away, if this error says so (promise P8)."""
-    if isinstance(error, LedgerUnavailable | CommitUnknown):
-        return "database"
-    if isinstance(error, RegistryUnavailable | SchemaNotRegistered):
-        return "schema registry"
-    if isinstance(error, BrokerUnavailable | PublishUnconfirmed | Unreadable):
-        return "broker"
-    if isinstance(error, SealingKeyUnknown | ContentKeyUnknown):
-        return "keys"  # every payout under that key fails alike: a person restores it, nothing is decided meanwhile
-    return "compliance" if isinstance(error, ComplianceUnavailable) else None
 
 
 def _ended_on_its_own(task: asyncio.Task[None]) -> None:

@@ -4,26 +4,25 @@ import logging
 from typing import Any
 
 from ledger.interface import Disposition, Existing, IntakeRecord, Ledger
-from processors.content import ContentDigest, content_digest, same_content
+from processors.content import ContentDigest, same_content
 from processors.payout.row import FundingKind, PayoutRow
 from processors.payout.schedule import Schedule
 from processors.payout.step import after
 from processors.validation.clear_text import storable
 from processors.validation.funding import funding_facts
-from processors.validation.opened import OpenedRequest, open_request
-from processors.validation.request import PayoutRequest, RequestMalformed, parse_request
+from processors.validation.opened import OpenedRequest
+from processors.validation.request import PayoutRequest, RequestMalformed
 from schemas.card_numbers import looks_like_card_number
-from schemas.codec import Codec, Undecodable
+from schemas.codec import Undecodable
 from schemas.headers import event_id, header_text
 from schemas.sender_reference import sender_reference
 from streams.clock import Clock
 from streams.dead_letters import DeadLetters
 from streams.driver import Driver, Work
-from streams.keys import Keys
 from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Record
-from streams.stages import REQUEST_PURPOSE
+from streams.request_reader import RequestReader
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,7 @@ class Intake:
     def __init__(
         self,
         ledger: Ledger,
-        codec: Codec,
-        keys: Keys,
+        reader: RequestReader,
         driver: Driver,
         publisher: Publisher,
         dead_letters: DeadLetters,
@@ -53,8 +51,7 @@ class Intake:
         worker: str,
     ) -> None:
         self._ledger = ledger
-        self._codec = codec
-        self._keys = keys
+        self._reader = reader
         self._driver = driver
         self._publisher = publisher
         self._dead_letters = dead_letters
@@ -67,8 +64,7 @@ class Intake:
         """Every record ends as a row, a repeat, a refusal or a dead letter; nothing else leaves this function."""
         value = record.value or b""
         try:
-            decoded = await self._codec.decode("PayoutRequest", value)
-            request = parse_request(decoded.record)
+            request, opened = await self._reader.read(value)
         except (Undecodable, RequestMalformed) as error:
             code = error.code if isinstance(error, Undecodable) else "REQUEST_MALFORMED"
             await self._dead_letters.set_aside(record, code, str(error))
@@ -77,8 +73,7 @@ class Intake:
         if problem is not None:
             await self._dead_letters.set_aside(record, *problem)
             return
-        opened = open_request(request, self._keys.party)
-        digest = content_digest(self._keys.content, request, opened, value)
+        digest = self._reader.digest(request, opened, value)
         result = await self._ledger.insert(self._row(record, request, opened, digest), self._worker)
         if isinstance(result, Existing):
             await self._known(record, request, opened, result.row)
@@ -90,9 +85,7 @@ class Intake:
             await self._driver.drive(row, {Work.VALIDATE})
             return
         stored = ContentDigest(row.content_key_version, row.bytes_hmac, row.content_hmac)
-        incoming = content_digest(
-            self._keys.content, request, opened, record.value or b"", key_version=row.content_key_version
-        )
+        incoming = self._reader.digest(request, opened, record.value or b"", key_version=row.content_key_version)
         if same_content(stored, incoming):
             await self._repeat(record, row)
         else:
@@ -168,7 +161,7 @@ class Intake:
             content_key_version=digest.key_version,
             bytes_hmac=digest.bytes_hmac,
             content_hmac=digest.content_hmac,
-            sealed_request=self._keys.sealer.seal(record.value or b"", REQUEST_PURPOSE, request.payout_id),
+            sealed_request=self._reader.seal(record.value or b"", request.payout_id),
             state_at=now,
             due_at=after(self._schedule.stage_patience_seconds, now),
         )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from processors.secrets import CardNumber, Secret
 from processors.validation.opened import OpenedRequest
 from processors.validation.request import AftFunding, PayoutRequest
 from processors.visa import outcome as judge
-from processors.visa.deadline import Deadline
+from processors.visa.deadline import Deadline, boottime_seconds
 from processors.visa.exchange import Exchange
 from processors.visa.fields import RequestInvalid, header_value
 from processors.visa.identity import Identity, identity_from_sequence
@@ -101,7 +101,10 @@ class VisaCalls:
         calls_max: int,
         clock: Clock,
         metrics: Metrics,
+        boottime: Callable[[], float] = boottime_seconds,
     ) -> None:
+        """`boottime` counts seconds that a suspend does not stop (rule L3)."""
+        self._boottime = boottime
         self._client = client
         self._ledger = ledger
         self._stages = stages
@@ -137,7 +140,7 @@ class VisaCalls:
 
     def deadline(self, lease_seconds: float) -> Deadline:
         """Counted from before the lease statement is sent (rule L3)."""
-        return Deadline.after(lease_seconds - LEASE_MARGIN_SECONDS)
+        return Deadline.after(lease_seconds - LEASE_MARGIN_SECONDS, clock=self._boottime)
 
     async def prepare(self, row: PayoutRow, call: CallKind, *, first: bool) -> Prepared:
         """Build the request; the first intent takes its number from the sequence. Raises CallNotBuildable."""

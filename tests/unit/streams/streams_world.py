@@ -44,6 +44,7 @@ from streams.keys import Keys
 from streams.metrics import Metrics
 from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
 from streams.pump import Handler, Record
+from streams.request_reader import KeyedRequestReader
 from streams.settings import Profile, Settings
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
@@ -375,8 +376,7 @@ class World:
         )
         intake = Intake(
             ledger,
-            self.codec,
-            self.keys,
+            KeyedRequestReader(self.codec, self.keys),
             driver,
             publisher,
             dead_letters,

@@ -16,7 +16,7 @@ from processors.visa.identity import Operation
 from processors.visa.requests import VisaRequest
 from schemas.codec import Unencodable
 from schemas.headers import header_text
-from streams.bootstrap import _away
+from streams.away import what_is_away
 from streams.visa_calls import VisaCalls
 from tests.unit.streams.streams_world import (
     RECIPIENT_CARD,
@@ -849,9 +849,9 @@ async def test_a_retry_event_drives_only_the_version_that_was_due(world: World) 
 
 def test_what_is_away_has_a_name_and_what_is_a_records_own_has_none() -> None:
     """K5, P8: the two families must not be mixed up."""
-    assert _away(LedgerUnavailable("x")) == _away(CommitUnknown("x")) == "database"
-    assert _away(RowRejected("x")) is None
-    assert _away(ValueError("x")) is None
+    assert what_is_away(LedgerUnavailable("x")) == what_is_away(CommitUnknown("x")) == "database"
+    assert what_is_away(RowRejected("x")) is None
+    assert what_is_away(ValueError("x")) is None
 
 
 async def test_permits_bound_the_calls_in_flight(world: World) -> None:
