@@ -6,10 +6,11 @@ Deterministic and single-threaded. No method but `set_mode` ever gives up the ev
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from ledger.interface import (
@@ -35,8 +36,10 @@ from ledger.values import (
     checked_seconds,
     column_values,
     encoded_detail,
+    in_utc,
     is_storable_text,
     row_from_values,
+    sql_type,
 )
 from processors.payout.row import MUTABLE_COLUMNS, PayoutRow
 
@@ -44,6 +47,7 @@ LEASE_POLL_SECONDS: Final = 0.25
 BIGINT: Final = range(-(2**63), 2**63)
 TRACE_NUMBERS: Final = range(100_000, 1_000_000)
 PULL_BYTES: Final = 32
+_MUTABLE_TIMES: Final = tuple(column for column in MUTABLE_COLUMNS if sql_type(column) == "timestamptz")
 RETRIEVAL_REFERENCE: Final = re.compile(r"[0-9]{12}\Z")
 
 Answer = TypeVar("Answer")
@@ -232,7 +236,7 @@ class MemoryLedger:
             raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
         inserted = replace(fresh, receipt_owned=self._claim(fresh))
         self._store(inserted)
-        self._note(inserted, actor, "received", None, "{}")
+        self._note(inserted, actor, "received", None, {})
         return Inserted(inserted)
 
     def _claim(self, row: PayoutRow) -> bool:
@@ -281,7 +285,7 @@ class MemoryLedger:
         stored: _Stored,
         change: Change,
         values: Mapping[str, Any],
-        detail: str,
+        detail: Mapping[str, Any],
         lease_owner: str | None,
         lease_until: datetime | None,
     ) -> PayoutRow:
@@ -370,7 +374,9 @@ class MemoryLedger:
         # Never given back: sender_reference is fixed, and an identity once taken is kept.
         self._owners.update(dict.fromkeys(_unique_keys(row), row.payout_id))
 
-    def _note(self, row: PayoutRow, actor: str, transition: str, from_state: str | None, detail: str) -> None:
+    def _note(
+        self, row: PayoutRow, actor: str, transition: str, from_state: str | None, detail: Mapping[str, Any]
+    ) -> None:
         entry = HistoryEntry(
             row.payout_id,
             row.version,
@@ -379,7 +385,7 @@ class MemoryLedger:
             transition,
             from_state,
             row.state.value,
-            json.loads(detail),
+            detail,
         )
         self._history.setdefault(row.payout_id, []).append(entry)
 
@@ -447,26 +453,33 @@ def _storable_columns(row: PayoutRow, columns: Sequence[str]) -> Mapping[str, An
     return dict(zip(columns, values, strict=True))
 
 
-def _storable_change(change: Change) -> tuple[Mapping[str, Any], str]:
-    detail = encoded_detail(change.detail)
+_mutable_values = attrgetter(*MUTABLE_COLUMNS)
+
+
+def _storable_change(change: Change) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    detail = json.loads(encoded_detail(change.detail)) if change.detail else {}
     before = change.before
-    _refuse_unstorable([before.payout_id, before.version, change.actor, change.transition])
-    _refuse_unstorable_json(json.loads(detail))
-    _storable_columns(change.after, MUTABLE_COLUMNS)
-    words = {column: getattr(change.after, column) for column in MUTABLE_COLUMNS}
-    return {column: _in_utc(value) for column, value in words.items()}, detail
+    _refuse_unstorable((before.payout_id, before.version, change.actor, change.transition))
+    _refuse_unstorable_json(detail)
+    values = _mutable_values(change.after)
+    _refuse_unstorable(values)
+    written = dict(zip(MUTABLE_COLUMNS, values, strict=True))
+    for column in _MUTABLE_TIMES:
+        time = written[column]
+        if time is not None:
+            written[column] = in_utc(column, time)
+    return written, detail
 
 
-def _in_utc(value: object) -> object:
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
-
-
-def _refuse_unstorable(values: Sequence[Any]) -> None:
+def _refuse_unstorable(values: Iterable[Any]) -> None:
     """What PostgreSQL's types refuse before a statement runs: zero bytes, text that is no UTF-8, numbers too large."""
     for value in values:
-        if isinstance(value, str) and not is_storable_text(value):
-            raise RowRejected("a value is no text that PostgreSQL stores (a zero byte or half a character)")
-        if isinstance(value, int) and value not in BIGINT:
+        if value is None or value is True or value is False:
+            continue
+        if isinstance(value, str):
+            if not is_storable_text(value):
+                raise RowRejected("a value is no text that PostgreSQL stores (a zero byte or half a character)")
+        elif isinstance(value, int) and value not in BIGINT:
             raise RowRejected("a value does not fit the type of its column (bigint)")
 
 
@@ -493,9 +506,9 @@ def _refuse_broken_constraint(row: PayoutRow) -> None:
         "payouts_compensation_identity_whole": not _is_whole(_compensation_identity(row)),
         "payouts_compensation_identity_form": not _has_form(_compensation_identity(row)),
     }
-    for name in sorted(broken):
-        if broken[name]:
-            raise RowRejected(f"the row's data is refused, constraint {name}")
+    names = [name for name, is_broken in broken.items() if is_broken]
+    if names:
+        raise RowRejected(f"the row's data is refused, constraint {min(names)}")
 
 
 def _is_hash_or_none(value: bytes | None) -> bool:

@@ -63,12 +63,17 @@ def column_values(row: PayoutRow, columns: Sequence[str]) -> list[Any]:
 def _bindable(column: str, value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            # The driver would silently read it as local time.
-            raise RowRejected(f"column {column}: the time has no zone; give an aware UTC datetime")
-        return value.astimezone(UTC)
-    return value
+    return in_utc(column, value) if isinstance(value, datetime) else value
+
+
+def in_utc(column: str, time: datetime) -> datetime:
+    """The same moment in UTC. Raises RowRejected for a time without a zone."""
+    if time.tzinfo is UTC:
+        return time
+    if time.tzinfo is None:
+        # The driver would silently read it as local time.
+        raise RowRejected(f"column {column}: the time has no zone; give an aware UTC datetime")
+    return time.astimezone(UTC)
 
 
 def row_from_values(values: Mapping[str, Any]) -> PayoutRow:
@@ -99,6 +104,8 @@ def _json_or_none(detail: Mapping[str, Any]) -> str | None:
 
 def is_storable_text(text: str) -> bool:
     """Whether PostgreSQL's `text` holds it: no zero byte, no half of a character."""
+    if text.isascii():
+        return "\0" not in text
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 

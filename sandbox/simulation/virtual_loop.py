@@ -1,0 +1,125 @@
+"""An event loop whose time is a number: nothing waits, and whole processes can be stopped, thawed or killed.
+
+A `Process` is a context variable: what runs in its context is the process. Frozen, its callbacks are kept until it is
+thawed, as those of a stopped process are; killed, they never run. Everything runs in one thread, in the order of
+(time, when it was asked for), so that one seed is one history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+
+class Process:
+    """A worker as the operating system sees it."""
+
+    __slots__ = ("dead", "frozen", "name", "parked")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.frozen = False
+        self.dead = False
+        self.parked: list[asyncio.Handle] = []
+
+
+CURRENT: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+class NothingToDo(Exception):
+    """Everybody waits for something that nobody will do: the world has come to a stop before its end."""
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Runs what is ready, else jumps to the next timer. Has no selector: nothing in here may touch a socket."""
+
+    _ready: deque[asyncio.Handle]
+    _clock_resolution: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = 0
+        self.set_exception_handler(lambda _loop, _context: None)  # tasks of killed processes never end
+
+    def time(self) -> float:
+        """Virtual seconds since the world began."""
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As any loop's; the timer is ours."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._order += 1
+        heapq.heappush(self._timers, (when, self._order, timer))
+        return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As any loop's."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def freeze(self, process: Process) -> None:
+        """SIGSTOP."""
+        process.frozen = True
+
+    def thaw(self, process: Process) -> None:
+        """SIGCONT: everything that came due meanwhile happens now, in its order."""
+        process.frozen = False
+        self._ready.extend(process.parked)
+        process.parked.clear()
+
+    def kill(self, process: Process) -> None:
+        """SIGKILL: not one more callback."""
+        process.dead = True
+        process.parked.clear()
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Cancelled timers are dropped when their time comes."""
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._advance()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle.cancelled():
+                continue
+            process = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+            if process is not None:
+                if process.dead:
+                    continue
+                if process.frozen:
+                    process.parked.append(handle)
+                    continue
+            handle._run()
+
+    def _advance(self) -> None:
+        """Go to the next moment at which something happens."""
+        timers = self._timers
+        while timers:
+            when, _, timer = heapq.heappop(timers)
+            if timer.cancelled():
+                continue
+            self._now = max(self._now, when)
+            self._ready.append(timer)
+            return
+        raise NothingToDo("no timer is left")
+
+
+def run_in(process: Process, callback: Callable[[], object]) -> None:
+    """Call as the process, so that whatever it starts belongs to it."""
+    context_of(process).run(callback)
+
+
+def context_of(process: Process | None) -> contextvars.Context:
+    """A context whose callbacks belong to the process; None: to nobody, so that nothing stops them."""
+    context = contextvars.copy_context()
+    context.run(CURRENT.set, process)
+    return context
