@@ -7,9 +7,11 @@ or freeze counts only if the row is still so after the signal, when the victim c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -49,6 +51,16 @@ class Intent:
     worker: str
 
 
+AWAY: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own confusion when a connection dies under it
+)
+"""Everything by which the driver says that something went wrong."""
+
+
 class LedgerWatch:
     """Asks the ledger from any thread, over one connection of its own that is made again when it is lost."""
 
@@ -67,9 +79,15 @@ class LedgerWatch:
             work = asyncio.run_coroutine_threadsafe(self._fetch(statement, arguments), self._loop)
             try:
                 return work.result(CONNECT_SECONDS + ANSWER_SECONDS + 1)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                work.cancel()
+            except AWAY as error:
+                self._let_go(work)
                 raise LedgerAway(f"{type(error).__name__}: {error}") from error
+
+    def _let_go(self, work: Future[list[asyncpg.Record]]) -> None:
+        """Leave the connection behind: the next statement must not meet what this one has not finished."""
+        work.cancel()
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CONNECT_SECONDS + 1)
 
     def intents(self) -> list[Intent]:
         """Every intent whose call is under way or just over, and whose outcome is not recorded."""
