@@ -59,6 +59,21 @@ SEED ?= 1
 faults: $(VENV)/demo-environment ## Break everything on purpose and audit: TIER=commit|nightly|release SEED=n.
 	@$(BIN)/python -m sandbox.faults --tier $(TIER) --seed $(SEED)
 
+SEEDS ?= 200
+FROM ?= 1
+
+.PHONY: simulate
+simulate: $(VENV)/demo-environment ## Whole worlds on a virtual clock: SEEDS=n FROM=n, 200 payouts each.
+	@$(BIN)/python -m sandbox.simulation --seeds $(SEEDS) --from $(FROM)
+
+.PHONY: crash-pairs
+crash-pairs: $(VENV)/demo-environment ## A worker killed at every pair of boundaries of every kind of life, simulated.
+	@$(BIN)/python -m sandbox.simulation --crash-pairs
+
+.PHONY: mutants
+mutants: $(VENV)/test-environment ## Plant every seeded money bug, one at a time: each must be caught.
+	@$(BIN)/python -m sandbox.mutants
+
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline

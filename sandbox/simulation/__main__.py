@@ -6,27 +6,22 @@ Progress and what is wrong on stderr, the verdict line last on stdout. 0 clean, 
 from __future__ import annotations
 
 import argparse
-import gc
-import logging
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sandbox.simulation.crash_pairs import sweep_pairs
+from sandbox.simulation.many import Work, prepare, worlds
 from sandbox.simulation.plan import Accident, draw
 from sandbox.simulation.report import Tally, problems
-from sandbox.simulation.world import Ended, World, shared
+from sandbox.simulation.world import Ended, World
 
 PAYOUTS = 200
 SEEDS = 200
 SEED_MAX = 99_999_999
 """Every payout_id carries it, and must not look like a card number."""
 SAY_SECONDS = 10.0
-SEEDS_A_CHUNK = 4
-COLLECT_EVERY = 8
-"""Worlds between two collections: a world is one large cycle, which the collector would walk through over and over."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().error(f"a seed is a number from 0 to {SEED_MAX}")
     if given.seeds < 1 or not 1 <= given.payouts <= 2_000 or given.processes < 1:
         _parser().error("--seeds and --processes must be at least 1, --payouts between 1 and 2000")
-    _quiet()
+    prepare()
     if given.crash_pairs:
         return sweep_pairs(given.processes, every=given.every, say=_say)
     always = frozenset(Accident(kind) for kind in given.always)
@@ -44,10 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _one(given.seed, given.payouts, always)
     work = [(seed, given.payouts, always) for seed in range(given.first, given.first + given.seeds)]
     return _many(work, given.processes, keep_going=given.keep_going)
-
-
-Work = tuple[int, int, frozenset[Accident]]
-"""A seed, its payouts, and the kinds of trouble that it has in any case."""
 
 
 def _one(seed: int, payouts: int, always: frozenset[Accident]) -> int:
@@ -59,7 +50,7 @@ def _one(seed: int, payouts: int, always: frozenset[Accident]) -> int:
 
 def _many(work: Sequence[Work], processes: int, *, keep_going: bool) -> int:
     tally, begun, said = Tally(), time.monotonic(), 0.0
-    for ended in _worlds(work, processes):
+    for ended in worlds(work, processes):
         tally.add(ended)
         for line in problems(ended):
             _say(line)
@@ -75,23 +66,6 @@ def _many(work: Sequence[Work], processes: int, *, keep_going: bool) -> int:
     return 0 if tally.clean else 1
 
 
-def _worlds(work: Sequence[Work], processes: int) -> Iterator[Ended]:
-    if processes == 1:
-        yield from map(_run, work)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=_quiet) as pool:
-        yield from pool.imap_unordered(_run, work, SEEDS_A_CHUNK)
-
-
-def _run(work: Work) -> Ended:
-    seed, payouts, always = work
-    gc.disable()
-    ended = World(draw(seed, payouts, always=always)).run()
-    if seed % COLLECT_EVERY == 0:
-        gc.collect()
-    return ended
-
-
 def _conclude(worlds: Sequence[Ended]) -> int:
     tally = Tally()
     for ended in worlds:
@@ -100,13 +74,6 @@ def _conclude(worlds: Sequence[Ended]) -> int:
             _say(line)
     sys.stdout.write(f"{tally.line()}\n")
     return 0 if tally.clean else 1
-
-
-def _quiet() -> None:
-    """Killed processes leave coroutines behind that never end; what they say when they are swept away means nothing."""
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    shared()
 
 
 def _say(message: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import logging
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from processors.payout.row import FundingKind
+from sandbox.simulation.many import side_by_side
 from sandbox.simulation.plan import CardPlan, PayoutPlan, Verdict, WorldPlan
 from sandbox.simulation.visa import Fault
-from sandbox.simulation.world import CrashPoints, World, shared
+from sandbox.simulation.world import CrashPoints, World
 
 LIVES: Final = ("first_try", "retry", "unknown", "review", "compensation", "originator")
 SETTLED_SECONDS: Final = 3.0
@@ -109,25 +108,23 @@ def run_life(work: tuple[str, tuple[int, ...]]) -> Point:
 
 def sweep_pairs(processes: int, *, every: int, say: Callable[[str], None]) -> int:
     """Every pair of every life; prints a line a life and what failed. 0 when all ended as they should."""
-    begun, pairs, killed_twice, failures = time.monotonic(), 0, 0, 0
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=_prepare) as pool:
-        for life in LIVES:
-            reference = pool.apply(run_life, ((life, ()),))
-            if reference.failure:
-                say(f"{life}: fails without a kill: {reference.failure}")
-                return 1
-            singles = pool.map(run_life, [(life, (number,)) for number in range(reference.boundaries)])
-            failures += _report(singles, say)
-            mine = twice = 0
-            for point in pool.imap_unordered(run_life, _pairs(singles, life, every), CHUNK):
-                mine += 1
-                twice += point.killed == 2
-                failures += _report([point], say)
-            pairs, killed_twice = pairs + mine, killed_twice + twice
-            sys.stdout.write(f"{life:13} boundaries={reference.boundaries} pairs={mine} killed_twice={twice}\n")
-    seconds = time.monotonic() - begun
-    sys.stdout.write(f"pairs lives={len(LIVES)} pairs={pairs} killed_twice={killed_twice} failed={failures}\n")
-    say(f"{pairs} pairs in {seconds:.1f} s")
+    begun, total, killed_twice, failures = time.monotonic(), 0, 0, 0
+    for life in LIVES:
+        reference = run_life((life, ()))
+        if reference.failure:
+            say(f"{life}: fails without a kill: {reference.failure}")
+            return 1
+        singles = list(
+            side_by_side(run_life, [(life, (number,)) for number in range(reference.boundaries)], processes, CHUNK)
+        )
+        pairs = list(side_by_side(run_life, _pairs(singles, life, every), processes, CHUNK))
+        twice = sum(point.killed == len(point.kill_at) for point in pairs)
+        failures += _report([*singles, *pairs], say)
+        total, killed_twice = total + len(pairs), killed_twice + twice
+        sys.stdout.write(f"{life:13} boundaries={reference.boundaries} pairs={len(pairs)} killed_twice={twice}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"crash pairs lives={len(LIVES)} pairs={total} killed_twice={killed_twice} failed={failures}\n")
+    say(f"{total} pairs in {time.monotonic() - begun:.1f} s")
     return 0 if failures == 0 else 1
 
 
@@ -146,9 +143,3 @@ def _report(points: list[Point], say: Callable[[str], None]) -> int:
     for point in failed:
         say(f"{point.life} killed at {point.kill_at} {' and '.join(point.names)}: {point.failure}")
     return len(failed)
-
-
-def _prepare() -> None:
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    shared()

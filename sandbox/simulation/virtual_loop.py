@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class Process:
@@ -44,7 +44,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = 0
-        self.set_exception_handler(lambda _loop, _context: None)  # tasks of killed processes never end
+        self.set_exception_handler(lambda _loop, _context: None)  # what a killed process leaves behind is no news
 
     def time(self) -> float:
         """Virtual seconds since the world began."""
@@ -72,13 +72,28 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def thaw(self, process: Process) -> None:
         """SIGCONT: everything that came due meanwhile happens now, in its order."""
         process.frozen = False
-        self._ready.extend(process.parked)
-        process.parked.clear()
+        if not process.dead:
+            self._ready.extend(process.parked)
+            process.parked.clear()
 
     def kill(self, process: Process) -> None:
         """SIGKILL: not one more callback."""
         process.dead = True
-        process.parked.clear()
+
+    def end(self, processes: Iterable[Process]) -> None:
+        """Let all that is left come to its end, the dead too: what is only dropped complains when it is swept away."""
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        for process in processes:
+            process.dead = False
+            self.thaw(process)
+        self.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
+        self.run_until_complete(self.shutdown_asyncgens())
+        self.close()
+
+    def _write_to_self(self) -> None:
+        """There is no other thread to wake this one."""
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Cancelled timers are dropped when their time comes."""
@@ -92,12 +107,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if handle.cancelled():
                 continue
             process = handle._context.get(CURRENT)  # type: ignore[attr-defined]
-            if process is not None:
-                if process.dead:
-                    continue
-                if process.frozen:
-                    process.parked.append(handle)
-                    continue
+            if process is not None and (process.frozen or process.dead):
+                process.parked.append(handle)
+                continue
             handle._run()
 
     def _advance(self) -> None:

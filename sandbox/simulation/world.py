@@ -21,7 +21,7 @@ from sandbox.simulation.broker import SimulatedBroker, Stored
 from sandbox.simulation.contents import SimulatedCodec, SimulatedReader, SimulatedStages
 from sandbox.simulation.people import People
 from sandbox.simulation.plan import Accident, PayoutPlan, TimedAccident, WorldPlan
-from sandbox.simulation.virtual_loop import NothingToDo, VirtualLoop, context_of
+from sandbox.simulation.virtual_loop import NothingToDo, Process, VirtualLoop, context_of
 from sandbox.simulation.visa import SimulatedVisa
 from sandbox.simulation.watch import Violation, Watch
 from sandbox.simulation.worker import RESTART_SECONDS, SimulatedWorker
@@ -119,6 +119,7 @@ class World:
         self.watch = Watch(self)
         self.people = People(self)
         self.workers: list[SimulatedWorker] = []
+        self._processes: list[Process] = []
         self.last_append = 0.0
         self.kills = self.freezes = 0
         self._rng = random.Random(f"accidents-{plan.seed}")
@@ -226,7 +227,7 @@ class World:
             self.at(accident.at_seconds, self._happens, accident)
         self.loop.run_until_complete(self._live())
         violations = tuple(self.watch.judge())
-        return Ended(
+        ended = Ended(
             self.plan.seed,
             violations,
             dict(self.watch.counts()),
@@ -237,6 +238,8 @@ class World:
             self.visa.faults,
             self._history(violations) if self._tells else (),
         )
+        self.loop.end(self._processes)
+        return ended
 
     async def _live(self) -> None:
         for _ in range(self.plan.workers):
@@ -285,6 +288,7 @@ class World:
         skew = self.plan.skews[self._started % len(self.plan.skews)]
         worker = SimulatedWorker(self, f"worker-{self._started}", skew)
         self.workers.append(worker)
+        self._processes.append(worker.process)
         self.tell(f"{worker.name} starts, its clock {skew:+.2f} s")
         worker.start()
         return worker
