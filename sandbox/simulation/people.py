@@ -184,7 +184,9 @@ class People:
         if mode is Mode.NORMAL:
             world.watch.mode(halted=False)
         await world.ledger.set_mode(mode, "operator", "simulated", 60.0)
-        world.watch.mode(halted=mode is not Mode.NORMAL)
+        # Another operator may have set it back while this one waited for the calls under way.
+        in_force = (await world.ledger.mode()).mode
+        world.watch.mode(halted=in_force is not Mode.NORMAL)
 
     def apply(self, payout_id: str, event: Event) -> bool:
         """What a command does: read, decide, compare and set. True when it was written."""
