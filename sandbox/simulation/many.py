@@ -6,7 +6,6 @@ import gc
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Final, TypeVar
 
 from sandbox.simulation.plan import Accident, draw
@@ -30,7 +29,7 @@ def prepare() -> None:
 
 
 def worlds(work: Sequence[Work], processes: int) -> Iterator[Ended]:
-    """Every world, in the order given; whoever stops asking stops the rest. Raises BrokenProcessPool."""
+    """Every world, in the order given; whoever stops asking stops the rest."""
     return side_by_side(run_world, work, processes, CHUNK)
 
 
@@ -49,8 +48,6 @@ def side_by_side(run: Callable[[Given], Made], work: Iterable[Given], processes:
     if processes == 1:
         yield from map(run, work)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=prepare)
-    try:
-        yield from pool.map(run, work, chunksize=chunk)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    # Not an executor: whoever has seen enough must not wait for the worlds that are still running.
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=prepare) as pool:
+        yield from pool.imap(run, work, chunk)

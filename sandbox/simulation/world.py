@@ -36,8 +36,9 @@ START: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LOOK_SECONDS: Final = 1.0
 LOOK_SELDOM_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 2.0
-REST_LIMIT_SECONDS: Final = 400_000.0
-"""After the last accident. Far more than the longest schedule (47 h): who is not at rest by then is stuck."""
+REST_LIMIT_SECONDS: Final = 1_800.0
+"""After the last accident: three times the longest probe of a lane, and many times every other wait. Who is not at
+rest by then, and waits for no person, is stuck."""
 LOST_ANSWER_CHANCE: Final = 0.01
 UNCONFIRMED_CHANCE: Final = 0.002
 LONG_PROBE_SECONDS: Final = 600.0
