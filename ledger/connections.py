@@ -10,9 +10,11 @@ server made of it is unknown. Every failure is sorted by whether a commit can ha
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -167,8 +169,19 @@ def _ends_connection(error: asyncpg.PostgresError, state: str) -> bool:
 SESSION_FACTS: Final = """
 SELECT current_setting('synchronous_commit') AS synchronous_commit,
     (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
-    left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+    left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+    pg_postmaster_start_time() AS incarnation
 """
+MISSING_WITNESSES: Final = """
+SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS witness (payout_id, version)
+WHERE NOT EXISTS (
+    SELECT FROM history AS h WHERE h.payout_id = witness.payout_id AND h.version = witness.version
+)
+"""
+# More than transactions that can be under way at once, so that the newest of all commits is always among them.
+WITNESSES_MAX: Final = 32
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""No server was started then: what is compared with it is refused."""
 
 
 @dataclass(slots=True)
@@ -180,6 +193,29 @@ class Primary:
     generation: int = 0
     """Grows when another server takes over."""
     replace_connections: Callable[[], Awaitable[None]] | None = None
+    guarded: bool = False
+    """Calls may begin only on a server that `trust` names (rule L11): a worker's pool, not a command's."""
+    incarnation: datetime = NEVER
+    """When the server that we met last was started: whoever puts another database there has to start it."""
+    trusted: datetime | None = None
+    trusted_adoption: int = 0
+    witnesses: "deque[tuple[str, int]]" = field(default_factory=lambda: deque(maxlen=WITNESSES_MAX))
+    """Of the last transactions that began calls, one row and version each: what a copy from before does not have."""
+
+    @property
+    def required_incarnation(self) -> datetime | None:
+        """What a statement that begins calls compares with the server that runs it; None: any will do."""
+        return (self.trusted or NEVER) if self.guarded else None
+
+    def trust(self, incarnation: datetime, adoption: int, *, forget_witnesses: bool) -> None:
+        """It was looked at and is the database that we know; `adoption` is the newest that it has."""
+        self.trusted, self.trusted_adoption = incarnation, adoption
+        if forget_witnesses:
+            self.witnesses.clear()
+
+    def distrust(self) -> None:
+        """Nothing begins until somebody has looked."""
+        self.trusted = None
 
     async def prepare_session(self, connection: Connection) -> None:
         """Look whom we are connected to, and refuse asynchronous commit, whatever the server's default is.
@@ -190,6 +226,14 @@ class Primary:
         if facts["synchronous_commit"] not in SAFE_SYNCHRONOUS_COMMIT:
             await connection.execute("SET synchronous_commit = on")
         await self.meet(facts["system_identifier"], facts["timeline"])
+        self.incarnation = facts["incarnation"]
+        if self.trusted != self.incarnation:
+            self.trusted = None
+        elif self.witnesses:
+            # A machine that was put back with its memory has the same server in it, and not what we have seen since.
+            names, versions = zip(*self.witnesses, strict=True)
+            if await connection.fetchval(MISSING_WITNESSES, list(names), list(versions)):
+                self.distrust()
 
     async def meet(self, system_identifier: int, timeline: str) -> None:
         """Another server than before: whatever is open leads to the old one. Timelines are eight hexadecimal digits."""
@@ -354,12 +398,12 @@ async def _keep_session(_connection: Connection) -> None:
 
 
 async def open_pool(
-    database_url: str, *, pool_min: int, pool_max: int, timeouts: Timeouts, application_name: str
+    database_url: str, *, pool_min: int, pool_max: int, timeouts: Timeouts, application_name: str, guarded: bool = False
 ) -> GuardedPool:
     """Connect. Raises LedgerUnavailable; the message never holds the address, which contains a password."""
     if not 1 <= pool_min <= pool_max:
         raise ValueError("pool sizes must be 1 <= pool_min <= pool_max")
-    primary = Primary()
+    primary = Primary(guarded=guarded)
     try:
         pool = await asyncpg.create_pool(
             database_url,

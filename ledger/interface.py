@@ -21,6 +21,7 @@ class LedgerError(Exception):
 
     LedgerError
     ├── LedgerUnavailable   connection-class: the database is away; nothing was decided, pause and try again (rule K5)
+    │   └── LedgerUnverified    it answers, but may be a copy from before: nothing begins until somebody looked (L11)
     ├── CommitUnknown       a commit was sent and not confirmed; read again before anything else (rule L4)
     └── RowRejected         this row's data cannot be stored (a zero byte, a reused identity): only this row (L5)
     """
@@ -28,6 +29,10 @@ class LedgerError(Exception):
 
 class LedgerUnavailable(LedgerError):
     """The database cannot be reached or refuses to serve. Nothing is known to have changed."""
+
+
+class LedgerUnverified(LedgerUnavailable):
+    """The database answers, but whether it is the one that we know was not established yet (rule L11)."""
 
 
 class CommitUnknown(LedgerError):
@@ -81,6 +86,8 @@ class NotBegun(StrEnum):
     """Another owner's lease is live."""
     MODE = "MODE"
     """The mode forbids calls (rule L9)."""
+    UNVERIFIED = "UNVERIFIED"
+    """The database may be a copy from before (rule L11)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,7 @@ class Ledger(Protocol):
     async def insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
         """Insert at version 1 and claim the receipt, if the funding is captured, in the same transaction (L1, L7).
 
+        After a restored copy was adopted, whatever the broker took before that is held (`LEDGER_RESTORED`, rule L11).
         Who gets the receipt also claims what the card pull is known by (`funding_trace`, `funding_transaction`), which
         no two payouts of any originators share. `receipt_owned` needs all of it. Who does not get the receipt claims
         no pull: the request that names the pull rightly may still come.
@@ -186,7 +194,10 @@ class Ledger(Protocol):
         """
 
     async def issue_identity_number(self) -> int:
-        """The next number of the one sequence; never returned twice (rule S1)."""
+        """The next number of the one sequence; never returned twice (rule S1).
+
+        Raises LedgerUnverified for a database that may be a copy from before: it would hand out numbers again (L11).
+        """
 
     async def due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
         """Rows with due_at <= now, not held, oldest first; moves their due_at forward by redrive_seconds.

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ from ledger.interface import (
     IntakeRecord,
     LeasesStillLive,
     LedgerUnavailable,
+    LedgerUnverified,
     Mode,
     ModeRecord,
     NotBegun,
@@ -41,7 +42,7 @@ from ledger.values import (
     row_from_values,
     sql_type,
 )
-from processors.payout.row import MUTABLE_COLUMNS, PayoutRow
+from processors.payout.row import LEDGER_RESTORED, MUTABLE_COLUMNS, PayoutRow
 
 LEASE_POLL_SECONDS: Final = 0.25
 BIGINT: Final = range(-(2**63), 2**63)
@@ -88,6 +89,9 @@ class MemoryLedger:
         self._verified: dict[tuple[str, int], int] = {}
         self._mode = ModeRecord(Mode.NORMAL, clock(), "migration", "the ledger was created")
         self._last_identity_number = 0
+        self._restored_until: datetime | None = None
+        self.verified = True
+        """False: as a database that nobody has looked at since it was put back (rule L11)."""
         self._faults: dict[int, Fault] = {}
         self.writes = 0
         """Writes asked for so far, failed ones included."""
@@ -96,6 +100,10 @@ class MemoryLedger:
     def fail_next(self, fault: Fault, *, after: int = 0) -> None:
         """Let the next write fail in this way, or the one that comes `after` that many others."""
         self._faults[self.writes + after + 1] = fault
+
+    def adopted(self, window_to: datetime) -> None:
+        """A copy was adopted: whatever the broker took before `window_to` and is inserted from now on is held (L11)."""
+        self._restored_until = max(window_to, self._restored_until or window_to)
 
     async def close(self) -> None:
         """Nothing to give back."""
@@ -234,6 +242,8 @@ class MemoryLedger:
             return Existing(existing.row)
         if self._taken(fresh) is not None:
             raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
+        if self._restored_until is not None and fresh.received_at < self._restored_until:
+            fresh = replace(fresh, held=True, hold_reason=LEDGER_RESTORED)
         inserted = replace(fresh, receipt_owned=self._claim(fresh))
         self._store(inserted)
         self._note(inserted, actor, "received", None, {})
@@ -271,6 +281,8 @@ class MemoryLedger:
             return NotBegun.LEASED
         if self._mode.mode is not Mode.NORMAL:
             return NotBegun.MODE
+        if not self.verified:
+            return NotBegun.UNVERIFIED
         lease_until = self._clock() + timedelta(seconds=lease_seconds)
         return self._apply(stored, change, values, detail, owner, lease_until)
 
@@ -308,6 +320,8 @@ class MemoryLedger:
         return None
 
     def _next_identity_number(self) -> int:
+        if not self.verified:
+            raise LedgerUnverified("nobody has looked whether this ledger is a copy from before: no number (L11)")
         self._last_identity_number += 1
         return self._last_identity_number
 
@@ -347,6 +361,8 @@ class MemoryLedger:
 
     def _verified_up_to(self, topic: str, partition: int, offset: int) -> None:
         _refuse_unstorable([topic, partition, offset])
+        if not self.verified:
+            return
         if partition < 0 or offset < 0:
             raise RowRejected("the row's data is refused, constraint verified_offsets_count")
         if not 1 <= len(topic.encode()) <= 512:

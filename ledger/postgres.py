@@ -1,9 +1,10 @@
 """The ledger on PostgreSQL 15 or newer: one row a payout, changed only by compare-and-set (rules L1 to L9)."""
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, Final, Self
 import asyncpg
 
 from ledger import statements
+from ledger.adoption import Adoption
 from ledger.batcher import BATCHES_MAX, ROWS_MAX, UNANSWERED, Batcher, Limits, Unanswered
 from ledger.connections import (
     BUSY_TRIES,
@@ -36,11 +38,13 @@ from ledger.interface import (
     IntakeRecord,
     LeasesStillLive,
     LedgerUnavailable,
+    LedgerUnverified,
     Mode,
     ModeRecord,
     NotBegun,
     RowRejected,
 )
+from ledger.seals import Seals
 from ledger.values import (
     ROWS_PER_STATEMENT_MAX,
     checked_lease_seconds,
@@ -161,7 +165,7 @@ class _HotStatements:
 
     async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
         """The row as leased, or why it is not."""
-        extras = (owner, checked_lease_seconds(lease_seconds))
+        extras = (owner, checked_lease_seconds(lease_seconds), self._pool.primary.required_incarnation)
         request = _Request(change.before.payout_id, _change_parameters(change, extras))
         return await self._begins.ask(request, key=request.payout_id, size_bytes=request.size_bytes)
 
@@ -210,10 +214,11 @@ class _HotStatements:
             return _by_payout(records)
 
         rows = await self._pool.write(work, busy_tries=1)
+        self._witness(rows.values())
         return [rows.get(request.payout_id, UNANSWERED) for request in requests]
 
     async def _begin_one(self, request: _Request) -> PayoutRow | NotBegun:
-        why = tuple(request.parameters[:3])
+        why = (*request.parameters[:3], self._pool.primary.required_incarnation)
 
         async def work(connection: Connection, progress: Progress) -> PayoutRow | NotBegun:
             async with _under_shared_mode_lock(connection):
@@ -226,10 +231,21 @@ class _HotStatements:
                 await connection.execute("COMMIT")
             return row_from_values(record)
 
-        return await self._pool.write(work)
+        begun = await self._pool.write(work)
+        if isinstance(begun, PayoutRow):
+            self._witness([begun])
+        return begun
+
+    def _witness(self, begun: Iterable[PayoutRow]) -> None:
+        """L11: one row of each transaction tells a copy that was made before it."""
+        for row in itertools.islice(begun, 1):
+            self._pool.primary.witnesses.append((row.payout_id, row.version))
 
     async def _issue_many(self, requests: Sequence[None]) -> Sequence[int | Unanswered]:
-        records = await _write(self._pool, statements.NEXT_IDENTITY_NUMBERS, (len(requests),))
+        parameters = (len(requests), self._pool.primary.required_incarnation)
+        records = await _write(self._pool, statements.NEXT_IDENTITY_NUMBERS, parameters)
+        if not records:
+            raise LedgerUnverified("nobody has looked yet whether this database is a copy from before: no number (L11)")
         return [record["nextval"] for record in records]
 
     async def _settle_many(self, requests: Sequence[None]) -> Sequence[Unanswered | None]:
@@ -283,6 +299,8 @@ def _not_begun(found: Mapping[str, Any] | None) -> NotBegun:
         return NotBegun.LEASED
     if found["forbidden"]:
         return NotBegun.MODE
+    if found["unverified"]:
+        return NotBegun.UNVERIFIED
     return NotBegun.LOST  # what refused it has ended meanwhile: read again, decide again
 
 
@@ -292,6 +310,10 @@ class PostgresLedger:
     def __init__(self, pool: GuardedPool, rows_max: int = ROWS_MAX) -> None:
         self._pool = pool
         self._hot = _HotStatements(pool, rows_max)
+        self.seals = Seals(pool)
+        """The sealed history, and whether this database is the one that we know (rules L10, L11)."""
+        self.adoption = Adoption(pool)
+        """What makes a restored copy the database that we know (rule L11)."""
 
     @classmethod
     async def connect(
@@ -303,11 +325,13 @@ class PostgresLedger:
         timeouts: Timeouts | None = None,
         application_name: str = "payouts",
         rows_max: int = ROWS_MAX,
+        guarded: bool = False,
     ) -> Self:
         """Open a bounded pool. `database_url` is `postgresql://…`, TLS and search_path by its query.
 
         With a standby: `postgresql://user:password@first:5432,second:5432/payouts`; whichever takes writes is used.
-        `rows_max` bounds how many requests share a statement (1: none do).
+        `rows_max` bounds how many requests share a statement (1: none do). `guarded`: calls begin only on a server that
+        `seals.examine` has found to be the one we know (rule L11).
 
         Raises LedgerUnavailable, ValueError for sizes or time-outs that make no sense.
         """
@@ -317,6 +341,7 @@ class PostgresLedger:
             pool_max=pool_max,
             timeouts=timeouts or Timeouts(),
             application_name=application_name,
+            guarded=guarded,
         )
         return cls(pool, rows_max)
 
@@ -410,7 +435,8 @@ class PostgresLedger:
 
     async def verified_up_to(self, topic: str, partition: int, offset: int) -> None:
         """See `Ledger.verified_up_to`."""
-        await _write(self._pool, statements.VERIFIED_UP_TO, (topic, partition, offset))
+        place = (topic, partition, offset)
+        await _write(self._pool, statements.VERIFIED_UP_TO, (*place, self._pool.primary.required_incarnation))
 
     async def settle(self) -> None:
         """See `Ledger.settle`. CommitUnknown also if another server took over since this task's first unsettled read.

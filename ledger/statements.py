@@ -10,12 +10,23 @@ from collections.abc import Sequence
 from typing import Final
 
 from ledger.values import COLUMNS, sql_type
-from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS, CompensationState, PayoutState
+from processors.payout.row import (
+    FIXED_COLUMNS,
+    LEDGER_RESTORED,
+    MUTABLE_COLUMNS,
+    CompensationState,
+    PayoutState,
+)
 
 # Advisory locks have no names: the first number is ours ("PAYO"), the second says which.
 LOCK_SPACE: Final = 0x5041594F
 MODE_LOCK: Final = 1
 MIGRATION_LOCK: Final = 2
+SEAL_LOCK: Final = 3
+
+# A server that was put back from a copy has to be started: only the one that was looked at may begin calls (rule L11).
+# Without a value (a command, a test) any server will do.
+_SAME_SERVER: Final = "({value} IS NULL OR {value} = pg_postmaster_start_time())"
 
 INSERT_COLUMNS: Final = (*FIXED_COLUMNS, *MUTABLE_COLUMNS)
 CHANGE_EXTRAS: Final = (
@@ -27,7 +38,7 @@ CHANGE_EXTRAS: Final = (
     ("detail", "jsonb"),
 )
 COMMIT_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"))
-BEGIN_EXTRAS: Final = (*COMMIT_EXTRAS, ("lease_seconds", "double precision"))
+BEGIN_EXTRAS: Final = (*COMMIT_EXTRAS, ("lease_seconds", "double precision"), ("incarnation", "timestamptz"))
 
 
 def _request(
@@ -58,6 +69,14 @@ _OWNED: Final = """r.payout_id IS NOT NULL
     AND ({row}.funding_transaction IS NULL OR coalesce(v.payout_id = {row}.payout_id, false)) AS receipt_owned"""
 
 
+# L11: what the broker took before a copy was adopted may have been paid before the copy was put back. There is no
+# lower bound: how long a request had waited for its worker, nobody knows.
+_HELD_AFTER_RESTORE: Final = {
+    "held": "r_held OR lost.restored",
+    "hold_reason": f"CASE WHEN lost.restored THEN '{LEDGER_RESTORED}' ELSE r_hold_reason END",
+}
+
+
 def _insert(*, many: bool) -> str:
     """Payouts, then receipts, then card pulls, each in one order for everybody: no two batches wait for each other.
 
@@ -67,7 +86,10 @@ def _insert(*, many: bool) -> str:
 WITH {_request(INSERT_COLUMNS, (), many=many, first_number=2)},
 inserted AS (
     INSERT INTO payouts ({_listed(INSERT_COLUMNS)})
-    SELECT {_listed(INSERT_COLUMNS, "r_")} FROM request
+    SELECT {", ".join(_HELD_AFTER_RESTORE.get(column, f"r_{column}") for column in INSERT_COLUMNS)}
+    FROM request CROSS JOIN LATERAL (
+        SELECT EXISTS (SELECT FROM adoptions AS a WHERE request.r_received_at < a.window_to) AS restored
+    ) AS lost
     ORDER BY r_payout_id COLLATE "C"
     ON CONFLICT DO NOTHING
     RETURNING {_listed(COLUMNS)}
@@ -159,7 +181,8 @@ def _begin(*, many: bool) -> str:
         "lease_owner = request.r_owner, "
         "lease_until = clock_timestamp() + make_interval(secs => request.r_lease_seconds)",
         "AND NOT p.held AND (p.lease_until IS NULL OR p.lease_until <= clock_timestamp()) "
-        "AND (SELECT m.mode FROM modes AS m) = 'normal'",
+        "AND (SELECT m.mode FROM modes AS m) = 'normal' "
+        f"AND {_SAME_SERVER.format(value='request.r_incarnation')}",
         many=many,
     )
 
@@ -177,11 +200,15 @@ OPEN_UNDER_SHARED_MODE_LOCK: Final = (
 WHY_NOT_BEGUN: Final = """
 SELECT p.state = $2 AND p.version = $3 AS current, p.held,
     p.lease_until IS NOT NULL AND p.lease_until > clock_timestamp() AS leased,
-    (SELECT m.mode FROM modes AS m) <> 'normal' AS forbidden
+    (SELECT m.mode FROM modes AS m) <> 'normal' AS forbidden,
+    $4::timestamptz <> pg_postmaster_start_time() AS unverified
 FROM payouts AS p WHERE p.payout_id = $1
 """
 
-NEXT_IDENTITY_NUMBERS: Final = "SELECT nextval('payout_identity_numbers') FROM generate_series(1, $1::bigint)"
+NEXT_IDENTITY_NUMBERS: Final = f"""
+SELECT nextval('payout_identity_numbers') FROM generate_series(1, $1::bigint)
+WHERE {_SAME_SERVER.format(value="$2::timestamptz")}
+"""
 
 DUE: Final = """
 WITH picked AS (
@@ -247,8 +274,9 @@ ORDER BY asked.place
 
 VERIFIED_OFFSETS: Final = "SELECT partition_number, next_offset FROM verified_offsets WHERE topic = $1"
 
-VERIFIED_UP_TO: Final = """
-INSERT INTO verified_offsets AS v (topic, partition_number, next_offset) VALUES ($1, $2, $3)
+VERIFIED_UP_TO: Final = f"""
+INSERT INTO verified_offsets AS v (topic, partition_number, next_offset)
+SELECT $1::text, $2::bigint, $3::bigint WHERE {_SAME_SERVER.format(value="$4::timestamptz")}
 ON CONFLICT ON CONSTRAINT verified_offsets_pkey
 DO UPDATE SET next_offset = excluded.next_offset, verified_at = clock_timestamp()
 WHERE v.next_offset < excluded.next_offset

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from ledger.adoption import HELD_AFTER_RESTORE
 from ledger.interface import HistoryEntry
 from ops.action_plans import Action
 from ops.application import ending
@@ -26,7 +27,7 @@ from ops.output import Output
 from ops.redaction import redacted
 from processors.payout.events import Held, Released
 from processors.payout.operator_actions import RESOLUTION_PROPOSED
-from processors.payout.row import PayoutRow
+from processors.payout.row import LEDGER_RESTORED, PayoutRow
 from processors.payout.step import Nothing
 
 OPERATORS_HOLD: Final = "OPERATOR: "
@@ -36,6 +37,9 @@ NO_REASON: Final = "NO_REASON"
 """Names, for --held-for, a hold without a reason."""
 PROPOSED: Final = "resolution_proposed"
 """The history's transition of a proposal; its detail has paid, evidence, by and was_held_for."""
+
+_HIDING: Final = {PROPOSED: RESOLUTION_PROPOSED, HELD_AFTER_RESTORE: LEDGER_RESTORED}
+"""Transitions that replace the reason of a hold, and the reason that they put in its place."""
 
 CODES: Final = (ExitCode.FOUND, ExitCode.REFUSED, ExitCode.PARTIAL, ExitCode.UNREACHABLE)
 
@@ -129,13 +133,12 @@ def not_overruled(row: PayoutRow, history: Sequence[HistoryEntry], overruled: fr
 
 
 def rules_that_hold(row: PayoutRow, history: Sequence[HistoryEntry]) -> list[str]:
-    """The reasons of a hold that no operator has set; a proposal to resolve hides the one that was there before it."""
+    """The reasons of a hold that no operator has set; a newer reason hides the one that was there."""
     reasons = [row.hold_reason or NO_REASON]
-    if row.hold_reason == RESOLUTION_PROPOSED:
-        before = (entry.detail.get("was_held_for") for entry in reversed(history) if entry.transition == PROPOSED)
-        hidden = next((reason for reason in before if reason != RESOLUTION_PROPOSED), None)
-        reasons += [] if hidden is None else [str(hidden)]
-    return [reason for reason in reasons if not reason.startswith(OPERATORS_HOLD)]
+    for entry in reversed(history):
+        if _HIDING.get(entry.transition) == reasons[-1] and entry.detail.get("was_held_for") is not None:
+            reasons.append(str(entry.detail["was_held_for"]))
+    return [reason for reason in dict.fromkeys(reasons) if not reason.startswith(OPERATORS_HOLD)]
 
 
 def _held(row: PayoutRow) -> str | None:

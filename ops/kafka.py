@@ -403,7 +403,7 @@ class ConfirmedProducer:
     def send(
         self,
         topic: str,
-        key: str,
+        key: str | None,
         value: bytes,
         headers: Sequence[tuple[str, bytes]],
         acknowledged: Acknowledged | None = None,
@@ -412,16 +412,17 @@ class ConfirmedProducer:
 
         def delivered(error: KafkaError | None, record: Message) -> None:
             if error is not None:
-                self.unconfirmed.append(key)
+                self.unconfirmed.append(key or "")
                 self._reason = reason_of(error)
                 return
             self.acknowledged += 1
             if acknowledged is not None:
                 acknowledged(record)
 
+        key_bytes = None if key is None else key.encode()
         while True:
             try:
-                self._producer.produce(topic, value, key.encode(), on_delivery=delivered, headers=list(headers))
+                self._producer.produce(topic, value, key_bytes, on_delivery=delivered, headers=list(headers))
             except BufferError:
                 self._producer.poll(POLL_SECONDS)
             else:

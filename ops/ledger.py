@@ -1,4 +1,4 @@
-"""`payouts ledger migrate|status`: the database that remembers every payout."""
+"""`payouts ledger migrate|status|adopt`: the database that remembers every payout."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -6,6 +6,7 @@ import typer
 
 from ledger.interface import LedgerUnavailable
 from ledger.postgres import PostgresLedger
+from ops import adopt
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, settings_for
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 OLDEST_MAJOR_VERSION: Final = 15
 
-app = new_app("The ledger: its schema and what is in it.")
+app = new_app("The ledger: its schema, what is in it, and whether it is the one that we know.")
+adopt.register(app)
 
 
 @app.command(
@@ -50,7 +52,10 @@ def migrate_(output: OutputOption = Output.TABLE) -> None:
     ),
 )
 def status(output: OutputOption = Output.TABLE) -> None:
-    """Show the schema's revision, the mode, the durability of commits and how many payouts are in each state."""
+    """Show the schema's revision, the mode, durability, the sealed history, and how many payouts are in each state.
+
+    Whether the database is the one that published the audit is asked of Kafka, if that can be reached.
+    """
     settings = settings_for(DATABASE)
     values, problems = run(ledger_status(settings))
     emit_object(values, output)
@@ -73,7 +78,7 @@ async def ledger_status(settings: Settings) -> tuple[dict[str, Any], list[str]]:
         "pending": list(migrations.pending),
     }
     problems = _migration_problems(migrations)
-    if migrations.current is None:
+    if migrations.current is None or migrations.pending:
         return values, problems
     async with connected_ledger(settings) as ledger:
         durability = await ledger.durability()
@@ -86,6 +91,7 @@ async def ledger_status(settings: Settings) -> tuple[dict[str, Any], list[str]]:
             "synchronous_commit": durability.synchronous_commit,
             "fsync": durability.fsync,
             "full_page_writes": durability.full_page_writes,
+            **await _seal_status(settings, ledger, problems),
             "counts": {name: count for name, count in (await _counts(ledger)).items() if count},
         }
     if not durability.is_safe:
@@ -93,6 +99,31 @@ async def ledger_status(settings: Settings) -> tuple[dict[str, Any], list[str]]:
             "Commits are confirmed before they are durable: set synchronous_commit, fsync, full_page_writes."
         )
     return values, problems
+
+
+async def _seal_status(settings: Settings, ledger: PostgresLedger, problems: list[str]) -> dict[str, Any]:
+    """How far the history is sealed and published, and what the guard of a worker would say (rules L10, L11)."""
+    from ledger.guard import Verdict
+    from ops.adopt import published_now
+
+    published, why_not = await published_now(settings)
+    verdict, standing = await ledger.seals.examine(published)
+    if why_not is not None:
+        verdict = Verdict.NOT_LOOKED_AT
+        message(f"The audit was not read, so whether this is the database that we know was not asked: {why_not}")
+    elif verdict is not Verdict.KNOWN:
+        problems.append(
+            f"This database is not the one that published the audit ({verdict.value}): no call leaves. "
+            "Runbook, `Database restored from a copy`."
+        )
+    return {
+        "system_identifier": standing.system_identifier,
+        "timeline": standing.timeline,
+        "sealed": standing.head.sequence,
+        "sealed_hash": standing.head.hash,
+        "published": standing.published_sequence,
+        "guard": verdict.value,
+    }
 
 
 async def _counts(ledger: PostgresLedger) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Which failures are not the record's own: a part that everybody needs is away, and new work waits (K5, P8)."""
 
-from ledger.interface import CommitUnknown, LedgerUnavailable
+from ledger.interface import CommitUnknown, LedgerUnavailable, LedgerUnverified
 from processors.compliance.decide import ComplianceUnavailable
 from processors.content import ContentKeyUnknown
 from processors.sealing import SealingKeyUnknown
@@ -11,6 +11,8 @@ from streams.publisher import BrokerUnavailable, PublishUnconfirmed
 
 def what_is_away(error: Exception) -> str | None:
     """The part that is away, if this error says so; None for an error of the record's own."""
+    if isinstance(error, LedgerUnverified):
+        return "ledger"
     if isinstance(error, LedgerUnavailable | CommitUnknown):
         return "database"
     if isinstance(error, RegistryUnavailable | SchemaNotRegistered):

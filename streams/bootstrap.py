@@ -27,6 +27,7 @@ from processors.visa.transport import VisaConnection, VisaDirectClient
 from schemas.codec import Codec, PinnedResolver, RegistryResolver
 from schemas.topics import topic_name
 from streams.announcer import Announcer
+from streams.audit_topic import AuditTopic
 from streams.away import what_is_away
 from streams.backlog import Backlog
 from streams.clock import utc_now
@@ -41,11 +42,13 @@ from streams.intake import Intake
 from streams.kafka_app import PayoutsApp, confluent_config, create_app
 from streams.keys import Keys, load_keys
 from streams.lag import LagReader
+from streams.ledger_guard import LedgerGuard
 from streams.logs import configure_logs
 from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Handler, Pump, Record
 from streams.request_reader import KeyedRequestReader
+from streams.sealer import Sealer
 from streams.settings import AGENT_NAMES, Settings, SettingsInvalid
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
@@ -266,8 +269,15 @@ class WorkerRuntime:
         await health.start()
         self._closers.append(health.stop)
         self._watchdog.start()
+        audit = AuditTopic(confluent_config(settings), codec, settings.payouts_topic_prefix)
+        self._closers.append(audit.close)
+        guard = LedgerGuard(ledger.seals, audit, self.gate, self.metrics)
+        guard.close()  # before any record: the first look takes a moment
+        sealer = Sealer(ledger.seals, publisher, codec, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
         follower = self._follower(ledger, codec)
         self._background = [
+            asyncio.create_task(guard.watch_forever(), name="ledger guard"),
+            asyncio.create_task(sealer.seal_forever(), name="sealer"),
             asyncio.create_task(follower.follow_forever(), name="completeness"),
             asyncio.create_task(self._backlog.look_forever(), name="backlog"),
             asyncio.create_task(announcer.mark_forever(), name="announcement marks"),
@@ -297,12 +307,13 @@ class WorkerRuntime:
             metrics=self.metrics,
         )
 
-    async def _open_ledger(self) -> Ledger:
+    async def _open_ledger(self) -> PostgresLedger:
         ledger = await PostgresLedger.connect(
             self.settings.database_url.get_secret_value(),
             pool_max=self.settings.database_pool_max,
             timeouts=_ledger_timeouts(self.settings.unconfirmed_seconds),
             application_name=f"payouts {self.name}",
+            guarded=True,
         )
         self._closers.append(ledger.close)
         if self.settings.production:

@@ -37,6 +37,8 @@ QUEUED_KIBIBYTES_MAX = 4096
 """What the library may read ahead: enough for a batch, little beside a worker."""
 FETCH_BYTES_MAX = 262_144
 """A request's share; a longer record still comes, alone."""
+LAST_BYTES_MAX = 16_777_216
+"""Of the last records of a partition held at once: 500 of the largest that the audit has are half of it."""
 GROUP_NAME = "payouts-reads-without-a-group"
 """Demanded by the library; never joined, and nothing is committed under it."""
 PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE})
@@ -123,15 +125,36 @@ class PartitionReader:
                     break
         return span
 
+    def last_records(self, slot: Slot, count: int) -> list[Message]:
+        """The last records of a partition, at most so many; empty when it holds none. Raises Unreadable."""
+        earliest, end = self._watermarks(slot)
+        return self.between(slot, max(earliest, end - count), end)
+
+    def between(self, slot: Slot, first: int, end: int) -> list[Message]:
+        """Every record from `first` up to, not including, `end`: for a few hundred. Raises Unreadable."""
+        found: list[Message] = []
+        while first < end:
+            span = self.read(slot, first, end, records_max=end - first, bytes_max=LAST_BYTES_MAX)
+            found += span.records
+            first = span.next_offset
+        return found
+
     def earliest(self, slot: Slot) -> int:
         """The first offset that the brokers still keep. Raises Unreadable."""
+        return self._watermarks(slot)[0]
+
+    def end(self, slot: Slot) -> int:
+        """The offset behind the last record. Raises Unreadable."""
+        return self._watermarks(slot)[1]
+
+    def _watermarks(self, slot: Slot) -> tuple[int, int]:
         try:
             watermarks = self._open().get_watermark_offsets(TopicPartition(*slot), timeout=READ_SECONDS)
         except KafkaException as error:
             raise Unreadable(f"no answer for {slot[0]}-{slot[1]}: {_name(error)}") from None
         if watermarks is None:
             raise Unreadable(f"no answer for {slot[0]}-{slot[1]}")
-        return int(watermarks[0])
+        return int(watermarks[0]), int(watermarks[1])
 
     def close(self) -> None:
         """Close the connections."""

@@ -70,6 +70,15 @@ class Metrics:
         )
         self.swept = Counter("payouts_swept", "Rows that the sweeper drove or announced.", ["what"], registry=registry)
         self.payouts_in_state = Gauge("payouts_in_state", "Payouts by state.", ["state"], registry=registry)
+        self.ledger_verified = Gauge(
+            "payouts_ledger_verified", "1 while the database is known to be the one that published.", registry=registry
+        )
+        self.sealed = Counter(
+            "payouts_history_sealed", "Lines of the history that this worker sealed.", registry=registry
+        )
+        self.seals_published = Counter(
+            "payouts_history_published", "Sealed lines that the broker confirmed to this worker.", registry=registry
+        )
         self.mode = Gauge("payout_mode", "1 for the mode in force.", ["mode"], registry=registry)
         self.paused = Gauge("payouts_paused", "1 while new work waits.", registry=registry)
         self.visa_paused = Gauge("visa_paused", "1 while this kind of call to Visa waits.", ["lane"], registry=registry)

@@ -90,6 +90,24 @@ class Publisher:
         headers = event_headers(event_type(schema), EVENT_SOURCE, at, correlation_id, event_id=identifier)
         await self.publish_bytes(name, key.encode(), value, headers)
 
+    async def publish_in_order(self, topic: str, records: Sequence[tuple[bytes, Sequence[tuple[str, bytes]]]]) -> None:
+        """Send (value, headers) without keys, one behind the other, and wait until the broker has all of them.
+
+        Raises BrokerUnavailable: a part of them may be there. Ends the process when unconfirmed.
+        """
+        try:
+            async with asyncio.timeout(self._unconfirmed_seconds):
+                confirmations = [
+                    asyncio.ensure_future(await self._send(topic, None, value, headers)) for value, headers in records
+                ]
+                await asyncio.gather(*confirmations)
+        except TimeoutError:
+            self._on_unconfirmed(topic)
+            raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
+        except Exception as error:
+            raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
+        self._metrics.published.labels(topic).inc(len(records))
+
     async def publish_bytes(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Send raw bytes to a topic of this cluster and wait for the confirmation."""
         try:

@@ -12,6 +12,11 @@
                          compensation. Whatever happened in between voids the proposal
     ResolutionUndone     UNKNOWN and held again, as long as nothing followed that cannot be taken back
 
+A row in doubt (rule L11) is one that a restored copy shows before its first attempt, while what was lost may have paid
+it. Only people end it: released when it is known unpaid and never handed back, it goes on in its flow; otherwise it is
+resolved like an UNKNOWN one. Nobody cancels it, and no stage, no reviewer and no missing fact ends it meanwhile. Found
+not paid, a hand-back of ours stays held, because that may have been made, too.
+
 Every refusal is a `Nothing` whose reason an operator can read. The proposal is the history's `resolution_proposed`
 line at `proposed_version`; whoever builds `Resolved` takes what was proposed, and by whom, from there.
 
@@ -19,6 +24,7 @@ What consumers see when a resolution is undone: nothing. No result says "unknown
 version; the payout's next end is published under a higher one, and consumers keep the highest (K3).
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +32,7 @@ from processors.payout.events import Cancelled, Held, Released, ResolutionPropos
 from processors.payout.frozen import is_frozen
 from processors.payout.row import (
     COMPENSATION_ENDS,
+    LEDGER_RESTORED,
     CompensationState,
     Executor,
     PayoutRow,
@@ -55,6 +62,14 @@ CANCELLABLE = frozenset({PayoutState.RECEIVED, PayoutState.VALIDATED, PayoutStat
 """No attempt is under way and none is ambiguous: known not paid (rule S6)."""
 RESOLVABLE = frozenset({PayoutState.UNKNOWN, PayoutState.PENDING})
 """Only these may have been paid without anybody knowing (rule S6)."""
+
+
+def is_in_doubt(row: PayoutRow) -> bool:
+    """L11: the copy shows it before its first attempt, and what was lost may have paid it. Proposed for, it stays so:
+
+    nothing else lets a row in these states be resolved.
+    """
+    return row.held and row.state in CANCELLABLE and row.hold_reason in (LEDGER_RESTORED, RESOLUTION_PROPOSED)
 
 
 def hold(row: PayoutRow, event: Held) -> Step | Nothing:
@@ -88,6 +103,8 @@ def cancel(row: PayoutRow, event: Cancelled, now: datetime, schedule: Schedule) 
         return Nothing(f"the payout has ended {row.state} already")
     if row.state not in CANCELLABLE or row.ambiguous:
         return Nothing(f"it is {row.state} and may be paid: find out and use `payouts resolve` (S6)")
+    if is_in_doubt(row):
+        return Nothing("what the restored database lost may have paid it: find out and use `payouts resolve` (L11)")
     if lease_is_live(row, now, schedule):
         return Nothing(f"a call may be under way until {row.lease_until}: try again then (L3)")
     ended = ended_unpaid(
@@ -111,7 +128,7 @@ def propose_resolution(row: PayoutRow, event: ResolutionProposed, now: datetime,
         return Nothing(f"the payout has ended {row.state}; an end is not resolved again (S6)")
     if row.state is PayoutState.SUBMITTING and lease_is_live(row, now, schedule):
         return Nothing(f"it is SUBMITTING and its call may be under way until {row.lease_until}: try again then (L3)")
-    if row.state not in RESOLVABLE | {PayoutState.SUBMITTING}:
+    if row.state not in RESOLVABLE | {PayoutState.SUBMITTING} and not is_in_doubt(row):
         return Nothing(f"it is {row.state}: only UNKNOWN and PENDING payouts are resolved (S6)")
     if not _named(event.proposer) or not event.evidence.strip():
         return Nothing("a resolution needs the name of who proposes it, and evidence (S6)")
@@ -146,13 +163,15 @@ def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) 
         ambiguous=False,
         **free,
     )
+    if is_in_doubt(row) and ended.compensation_executor is Executor.PROCESSOR:
+        ended = replace(ended, held=True, hold_reason=LEDGER_RESTORED)
     return Step(ended, "resolved_not_paid", detail)
 
 
 def _why_not_resolved(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) -> str | None:
     if row.is_terminal:
         return f"the payout has ended {row.state} already ({row.reason_code})"
-    if row.state not in RESOLVABLE or row.hold_reason != RESOLUTION_PROPOSED:
+    if not (row.state in RESOLVABLE or is_in_doubt(row)) or row.hold_reason != RESOLUTION_PROPOSED:
         return "no resolution is proposed: propose one first (S6)"
     if row.version != event.proposed_version:
         return (
@@ -213,6 +232,8 @@ def _why_not_undone(row: PayoutRow, event: ResolutionUndone) -> str | None:
         return f"the resolution made version {row.state_version}, not {event.resolved_version}: read it again"
     if not _named(event.actor) or not event.reason.strip():
         return "undoing needs a name and a reason (P9)"
+    if row.first_intent_at is None:
+        return "no attempt of it is in this ledger, so there is nothing that Visa could be asked (L11)"
     if is_frozen(row):
         return "Visa approved it, or may have, since it was resolved: that is for the reconciliation (L2)"
     if row.compensation is CompensationState.NONE:

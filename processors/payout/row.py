@@ -68,6 +68,9 @@ class Executor(StrEnum):
     ORIGINATOR = "ORIGINATOR"
 
 
+LEDGER_RESTORED: Final = "LEDGER_RESTORED"
+"""Why a row is held: a restored copy of the database was adopted, and what was lost may have paid it (rule L11)."""
+
 UNPAID_ENDS: Final = frozenset(
     {
         PayoutState.REJECTED,

@@ -31,12 +31,24 @@ from processors.payout.events import (
 from processors.payout.frozen import frozen_for
 from processors.payout.intents import begin_call
 from processors.payout.next_step import plan
-from processors.payout.operator_actions import cancel, hold, propose_resolution, release, resolve, undo_resolution
+from processors.payout.operator_actions import (
+    cancel,
+    hold,
+    is_in_doubt,
+    propose_resolution,
+    release,
+    resolve,
+    undo_resolution,
+)
 from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, compensation_moved, ended_unpaid, kept, moved
 
 __all__ = ["apply", "begin_call", "compensation_id", "plan"]
+
+
+_OF_THE_FLOW = (Validated, Rejected, Screened, Reviewed, Unbuildable)
+"""What moves or ends a payout that has not been submitted yet."""
 
 
 def compensation_id(payout_id: str) -> str:
@@ -46,6 +58,8 @@ def compensation_id(payout_id: str) -> str:
 
 def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> Step | Nothing:
     """Decide what the event does to the row."""
+    if isinstance(event, _OF_THE_FLOW) and is_in_doubt(row):
+        return Nothing("held since the database was put back: it may have been paid, a person decides (L11)")
     match event:
         case Answered():
             return apply_answer(row, event, now, schedule)

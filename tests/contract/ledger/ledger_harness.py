@@ -16,7 +16,10 @@ from ledger.postgres import PostgresLedger
 from processors.payout.row import FundingKind, PayoutRow, PayoutState
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-TABLES = ("payouts", "receipts", "card_pulls", "history", "modes", "intake", "verified_offsets")
+TABLES = (
+    *("payouts", "receipts", "card_pulls", "history", "modes", "intake", "verified_offsets"),
+    *("seals", "seal_head", "adoptions"),
+)
 EMPTY_THE_LEDGER = "; ".join(
     [
         "BEGIN",
@@ -25,6 +28,7 @@ EMPTY_THE_LEDGER = "; ".join(
         *(f"ALTER TABLE {table} ENABLE TRIGGER USER" for table in TABLES),
         "ALTER SEQUENCE payout_identity_numbers RESTART",
         "INSERT INTO modes (mode, operator, reason) VALUES ('normal', 'migration', 'the ledger was created')",
+        "INSERT INTO seal_head DEFAULT VALUES",
         "COMMIT",
     ]
 )
