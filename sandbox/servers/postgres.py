@@ -254,6 +254,44 @@ class PostgresServer:
             self._process.stop(STOP_SECONDS, first_signal=signal.SIGINT)
         self.start()
 
+    def copy(self) -> Path:
+        """A physical copy of the running server's data, as a backup makes one. Raises ServerError."""
+        directory = self._prepare_directory()
+        copy = directory / f"copy-{secrets.token_hex(4)}"
+        copy.mkdir(mode=0o700)
+        self._base_backup(directory, copy, self.port, self._password)
+        return copy
+
+    def put_back(self, copy: Path) -> None:
+        """Stop, take the data of `copy` (once) instead of ours, and start on the same port: as a restore does."""
+        directory = self._prepare_directory()
+        if self._process is not None and self._process.is_running:
+            self._process.stop(STOP_SECONDS, first_signal=signal.SIGINT)
+        (directory / "data").rename(directory / f"lost-{secrets.token_hex(4)}")
+        copy.rename(directory / "data")
+        self.start()
+
+    def _base_backup(
+        self,
+        directory: Path,
+        target: Path,
+        port: int,
+        password: str,
+        *extra: str,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        if self._user is not None:
+            os.chown(target, self._user.user_id, self._user.group_id)
+        address = f"host={LOOPBACK} port={port} user={USER_NAME} application_name={STANDBY_NAME}"
+        options = ["--pgdata", str(target), "--dbname", address, *extra]
+        options += ["--wal-method=stream", "--checkpoint=fast", "--no-sync"]
+        # By the environment, because every user can read a command line.
+        self._initdb = self._child(
+            "pg_basebackup", options, directory, directory / "backup.log", {"PGPASSWORD": password}
+        )
+        self._initdb.start()
+        self._initdb.wait_success(timeout_seconds=INITDB_SECONDS, cancel=cancel)
+
     def pause(self) -> None:
         """Freeze the server and its backends: connections stay open, nothing answers."""
         if self._process is not None:
@@ -423,16 +461,9 @@ class PostgresStandby(PostgresServer):
         partial = directory / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
-        if self._user is not None:
-            os.chown(partial, self._user.user_id, self._user.group_id)
-        address = f"host={LOOPBACK} port={self._primary.port} user={USER_NAME} application_name={STANDBY_NAME}"
-        options = ["--pgdata", str(partial), "--dbname", address, "--write-recovery-conf"]
-        options += ["--wal-method=stream", "--checkpoint=fast", "--no-sync"]
-        # By the environment, because every user can read a command line.
-        password = {"PGPASSWORD": self._password}
-        self._initdb = self._child("pg_basebackup", options, directory, directory / "backup.log", password)
-        self._initdb.start()
-        self._initdb.wait_success(timeout_seconds=INITDB_SECONDS, cancel=cancel)
+        self._base_backup(
+            directory, partial, self._primary.port, self._password, "--write-recovery-conf", cancel=cancel
+        )
         partial.rename(data)
 
     def _after_start(self) -> None:
