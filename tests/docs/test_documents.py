@@ -214,9 +214,10 @@ def test_every_hold_reason_of_the_code_is_explained() -> None:
     answers = (ROOT / "processors/payout/answers.py").read_text(encoding="utf-8")
     outcome = (ROOT / "processors/visa/outcome.py").read_text(encoding="utf-8")
     operators = (ROOT / "processors/payout/operator_actions.py").read_text(encoding="utf-8")
-    by_name = dict(re.findall(r'^([A-Z_]+) = "([A-Z_]+)"$', operators, re.MULTILINE))
+    words = operators + (ROOT / "processors/payout/row.py").read_text(encoding="utf-8")
+    by_name = dict(re.findall(r'^([A-Z_]+)(?:: Final)? = "([A-Z_]+)"$', words, re.MULTILINE))
     named = {by_name[name] for name in re.findall(r"hold_reason\"?[=:] ?([A-Z_]+)\b", operators)}
-    assert {"RESOLUTION_PROPOSED", "RESOLUTION_UNDONE"} <= named
+    assert {"RESOLUTION_PROPOSED", "RESOLUTION_UNDONE", "LEDGER_RESTORED"} <= named
     reasons = named | set(re.findall(r'hold_reason="(\w+)"', answers)) | set(re.findall(r'OPERATOR, "(\w+)"', outcome))
     reasons |= set(re.findall(r'"(QUERY_\w+_MISMATCH)"', outcome)) | FROZEN_FOR
     assert len(reasons) > 5

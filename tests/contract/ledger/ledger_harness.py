@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from ledger.connections import Primary
+from ledger.guard import Verdict
 from ledger.interface import Change, Inserted, IntakeRecord, Ledger
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresLedger
@@ -141,6 +143,15 @@ class Harness(Protocol):
     async def intake(self) -> list[IntakeRecord]:
         """Every intake record."""
 
+    async def distrust(self) -> None:
+        """As after the database was put back: nobody has looked at it (L11)."""
+
+    async def trust(self) -> None:
+        """Somebody has looked, and it is the one that we know."""
+
+    async def adopt(self) -> datetime:
+        """Adopt the database as a copy; until when the broker's records count as lost (L11)."""
+
     async def close(self) -> None:
         """End it."""
 
@@ -160,6 +171,16 @@ class MemoryHarness:
 
     async def intake(self) -> list[IntakeRecord]:
         return list(self.ledger.intake())
+
+    async def distrust(self) -> None:
+        self.ledger.verified = False
+
+    async def trust(self) -> None:
+        self.ledger.verified = True
+
+    async def adopt(self) -> datetime:
+        self.ledger.adopted(self.time)
+        return self.time
 
     async def close(self) -> None:
         await self.ledger.close()
@@ -194,6 +215,23 @@ class PostgresHarness:
             "ORDER BY recorded_at"
         )
         return [IntakeRecord(*record) for record in records]
+
+    async def distrust(self) -> None:
+        self.primary.guarded = True
+        self.primary.distrust()
+
+    async def trust(self) -> None:
+        verdict, _ = await self.ledger.seals.examine(None)
+        assert verdict is Verdict.KNOWN
+
+    async def adopt(self) -> datetime:
+        plan = replace(await self.ledger.adoption.plan(None), verdict=Verdict.FORGOTTEN)
+        done = await self.ledger.adoption.adopt(plan, operator="maria", reason="a test", clock_skew_seconds=0.0)
+        return done.window_to
+
+    @property
+    def primary(self) -> Primary:
+        return self.ledger._pool.primary
 
     async def close(self) -> None:
         await self.connection.close()

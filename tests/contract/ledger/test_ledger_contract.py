@@ -18,12 +18,14 @@ from ledger.interface import (
     Inserted,
     IntakeRecord,
     LeasesStillLive,
+    LedgerUnverified,
     Mode,
     NotBegun,
     RowRejected,
 )
 from processors.payout.row import (
     FIXED_COLUMNS,
+    LEDGER_RESTORED,
     MUTABLE_COLUMNS,
     CompensationAction,
     CompensationState,
@@ -873,3 +875,43 @@ async def test_limits_that_make_no_sense_are_refused(harness: Harness, limit: in
 
 async def test_the_ledger_can_be_closed_twice(harness: Harness) -> None:
     await harness.ledger.close()
+
+
+# L11: a database that may be a copy from before.
+
+
+async def test_l11_an_unverified_ledger_begins_nothing_and_issues_no_number(harness: Harness) -> None:
+    """L11, S1, K9: no intent, no number, no bookmark; what calls have proven is still written."""
+    ledger = harness.ledger
+    row = await inserted(ledger)
+    await harness.distrust()
+    with pytest.raises(LedgerUnverified):
+        await ledger.issue_identity_number()
+    change = step(row, state=PayoutState.SUBMITTING)
+    assert await ledger.begin(change, OWNER, 60.0) is NotBegun.UNVERIFIED
+    await ledger.verified_up_to("payout_requests", 0, 7)
+    assert await ledger.verified_offsets("payout_requests") == {}
+    assert await ledger.read(row.payout_id) == row
+    evidence = await committed(ledger, step(row, reason_code="EVIDENCE"))
+    await harness.trust()
+    assert isinstance(await ledger.begin(step(evidence, state=PayoutState.SUBMITTING), OWNER, 60.0), PayoutRow)
+    assert await ledger.issue_identity_number() == 1, "a refusal takes no number"
+    await ledger.verified_up_to("payout_requests", 0, 7)
+    assert await ledger.verified_offsets("payout_requests") == {0: 7}
+
+
+async def test_l11_what_else_refuses_a_begin_is_named_first(harness: Harness) -> None:
+    """L11, L9: the reason that stays when the database is known again."""
+    row = await inserted(harness.ledger, held=True, hold_reason="INCIDENT")
+    await harness.distrust()
+    assert await harness.ledger.begin(step(row), OWNER, 60.0) is NotBegun.HELD
+
+
+async def test_l11_what_the_broker_took_before_an_adoption_is_inserted_held(harness: Harness) -> None:
+    """L11, L12: however long ago; what came after it is not."""
+    until = await harness.adopt()
+    for number, received_at in enumerate((until - timedelta(days=3), until - timedelta(microseconds=1)), start=1):
+        row = await inserted(harness.ledger, number, received_at=received_at)
+        assert (row.held, row.hold_reason) == (True, LEDGER_RESTORED)
+    fresh = await inserted(harness.ledger, 3, received_at=until)
+    assert (fresh.held, fresh.hold_reason) == (False, None)
