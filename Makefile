@@ -74,6 +74,10 @@ crash-pairs: $(VENV)/demo-environment ## A worker killed at every pair of bounda
 mutants: $(VENV)/test-environment ## Plant every seeded money bug, one at a time: each must be caught.
 	@$(BIN)/python -m sandbox.mutants
 
+.PHONY: sweep
+sweep: $(VENV)/demo-environment ## Kill a worker at every point where a payout could be lost or paid twice, one payout a point.
+	@$(BIN)/python -m sandbox.sweep
+
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline

@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 import uvloop
+from faust.exceptions import ConsumerNotStarted
 
 from ledger.connections import Timeouts
 from ledger.interface import Ledger
@@ -401,7 +402,11 @@ class WorkerRuntime:
         return self.gate.reasons + self.visa_pauses.reasons
 
     def _assignment(self) -> list[str]:
-        return sorted(f"{tp.topic}-{tp.partition}" for tp in self.app.consumer.assignment())
+        """None while the consumer starts: the health page is open before it."""
+        try:
+            return sorted(f"{tp.topic}-{tp.partition}" for tp in self.app.consumer.assignment())
+        except ConsumerNotStarted:
+            return []
 
     def _refresh_gauges(self) -> None:
         for pump in self._pumps.values():

@@ -117,6 +117,8 @@ class _Place:
     """When the suspects were missing first, or driven in last."""
     blind: "_Blind | None" = None
     """Set while the partition cannot be followed."""
+    mark_due: int = 0
+    """Where the mark should be and is not: a worker ended between its two writes, or the broker forgot the mark."""
 
 
 @dataclass(slots=True)
@@ -207,7 +209,10 @@ class Follower:
         is_behind, unverified = False, 0
         for slot, end in ends.items():
             stored = verified.get(slot[1], 0)
-            place = self._places.setdefault(slot, _Place(stored))
+            place = self._places.get(slot)
+            if place is None:
+                is_behind_ledger = marked.get(slot[1], 0) < stored
+                place = self._places[slot] = _Place(stored, mark_due=stored if is_behind_ledger else 0)
             if stored < place.next_offset and not place.suspects:
                 place.next_offset = stored  # `payouts intake verify --drive` moved it back
             is_behind |= await self._try_to_follow(slot, place, end, may_drive=topic not in self._withheld)
@@ -267,6 +272,9 @@ class Follower:
         place.blind.again = self._clock() + next(place.blind.pauses)
 
     async def _follow(self, slot: Slot, place: _Place, end: int, *, may_drive: bool) -> bool:
+        if place.mark_due and may_drive:
+            await self._records.mark(slot, place.mark_due)
+            place.mark_due = 0
         if place.suspects:
             await self._look_again(slot, place, may_drive=may_drive)
         if place.suspects or place.next_offset >= end:

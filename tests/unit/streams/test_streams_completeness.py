@@ -175,6 +175,14 @@ async def test_a_restart_goes_on_where_the_ledger_says() -> None:
     assert one.reads == [(4, 10)]
 
 
+async def test_a_mark_left_behind_is_made_good_without_a_new_record() -> None:
+    """L11: a worker killed between the ledger and the mark; else an older copy of the ledger would pass for whole."""
+    one = world(10, 10, marks={0: 4})
+    await one.ledger.verified_up_to(*SLOT, 10)
+    assert not await one.follower.follow_once()
+    assert (one.marks, one.reads, one.driven) == ({0: 10}, [], [])
+
+
 async def test_a_bookmark_moved_back_is_followed() -> None:
     """K9: `payouts intake verify --drive` has the workers look again."""
     one = world(10, 10)
