@@ -7,6 +7,7 @@ dead member's session, for its lease, for Visa's horizon), not computing.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -80,6 +81,8 @@ class Servers:
     party_key: Mapping[str, Any] = field(repr=False)
     nursery: Nursery
     book: StandInBook
+    stopping: threading.Event
+    """Set when the sweep ends before its time: no lane goes on waiting."""
 
 
 class Lane:
@@ -137,7 +140,8 @@ class Lane:
             problems = wrong(life, seen, amount, target if self._hit else None)
             if not problems or time.monotonic() > deadline:
                 break
-            time.sleep(LOOK_SECONDS)
+            if self._servers.stopping.wait(LOOK_SECONDS):
+                raise ServerError("the sweep was stopped")
         end = "/".join(str(seen.row.get(name)) for name in ("state", "compensation")) if seen.row else "none"
         started = self._starts - starts
         return Passage(tuple(self._passed), bool(self._hit), tuple(problems), end, time.monotonic() - began, started)
@@ -147,20 +151,18 @@ class Lane:
     def _arm(self, target: str | None) -> None:
         """The worker that went through the last payout goes on with this one; without one, a fresh one."""
         deadline = time.monotonic() + READY_SECONDS_MAX
-        while True:
-            self._tend_worker()
-            if self._assigned():
-                break
-            if time.monotonic() > deadline:
-                raise ServerError(f"no worker of {self.prefix} has partitions; see {self.directory / 'worker.log'}")
-            time.sleep(POLL_SECONDS)
-        assert self._worker is not None
-        self._passed, self._hit, self._armed = [], "", False
-        self._worker.channel.send({"arm": target})
+        self._armed = False
+        asked: NurseryWorker | None = None
         while not self._armed:
             self._tend_worker()
-            if time.monotonic() > deadline or self._worker is None:
-                raise ServerError(f"the worker of {self.prefix} cannot be armed")
+            if self._worker is not asked and self._assigned():
+                asked = self._worker
+                self._passed, self._hit = [], ""
+                if asked is not None:
+                    asked.channel.send({"arm": target})
+            elif time.monotonic() > deadline:
+                log_path = self.directory / "worker.log"
+                raise ServerError(f"no worker of {self.prefix} has partitions and listens; see {log_path}")
 
     def _tend_worker(self) -> None:
         """Hear what it says; start a fresh one, which is not armed, when it is gone."""

@@ -30,9 +30,9 @@ def boundary_of(point: str) -> str:
     return "ledger" if word.startswith("ledger.") else word
 
 
-def chosen(points: Sequence[str], every: int, containing: str) -> list[str]:
-    """Every `every`-th of the points whose name contains the text."""
-    return [point for point in points if containing in point][::every]
+def chosen(points: Sequence[str], every: int, containing: str, *, first: int = 0) -> list[str]:
+    """Every `every`-th of the points whose name contains the text, from the `first`-th (modulo `every`) on."""
+    return [point for point in points if containing in point][first % every :: every]
 
 
 class Trap:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,6 +166,7 @@ class Sweep:
         self._numbers = itertools.count(1)
         self._lane_numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._all_lanes: list[Lane] = []
         self._free_lanes: deque[Lane] = deque()
         self._databases: list[str] = []
@@ -190,7 +191,7 @@ class Sweep:
         lives = [LIVES[name] for name in self._options.lives]
         with self._timed("reference"):
             took = self._reference(lives)
-        jobs = [Job(life, point) for life in lives for point in self._chosen(life)]
+        jobs = [Job(life, point) for place, life in enumerate(lives) for point in self._chosen(life, place)]
         if not jobs:
             raise SweepFailed("no point was chosen: nothing was swept")
         self._say(f"{len(jobs)} points to sweep in {len(lives)} lives")
@@ -237,6 +238,7 @@ class Sweep:
             party_key=jwks["keys"][0],
             nursery=self._nursery,
             book=StandInBook(self._visa.admin_url),
+            stopping=self._stopping,
         )
         self._visa.put_faults({"seed": 1, "rules": list(self._fault_rules())})
 
@@ -261,12 +263,13 @@ class Sweep:
             self._say(f"{life.name}: {len(passage.points)} points, {passage.seconds:.1f} s")
 
         with ThreadPoolExecutor(max_workers=self._options.lanes, thread_name_prefix="reference") as pool:
-            for done in [pool.submit(live, life) for life in lives]:
-                done.result()
+            self._all_done([pool.submit(live, life) for life in lives])
         return took
 
-    def _chosen(self, life: Life) -> list[str]:
-        return chosen(self.report.points[life.name], self._options.every, self._options.containing)
+    def _chosen(self, life: Life, place: int) -> list[str]:
+        """Each life begins with another point, so that few points are points of different kinds."""
+        options = self._options
+        return chosen(self.report.points[life.name], options.every, options.containing, first=place)
 
     def _work_off(self, jobs: Sequence[Job]) -> list[Outcome]:
         waiting, outcomes = deque(jobs), list[Outcome]()
@@ -277,6 +280,8 @@ class Sweep:
                     job = waiting.popleft()
                 except IndexError:
                     return
+                if self._stopping.is_set():
+                    return
                 outcome = self._outcome(job)
                 if not outcome.killed and not outcome.problems and job.tries < TRIES_MAX:
                     waiting.append(Job(job.life, job.point, job.tries + 1))
@@ -286,9 +291,17 @@ class Sweep:
 
         lanes = min(self._options.lanes, len(jobs))
         with ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane") as pool:
-            for done in [pool.submit(work) for _ in range(lanes)]:
-                done.result()
+            self._all_done([pool.submit(work) for _ in range(lanes)])
         return outcomes
+
+    def _all_done(self, jobs: Sequence[Future[None]]) -> None:
+        """The first failure, also Ctrl-C, ends the others: a lane may have a minute of waiting before it."""
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            self._stopping.set()
+            raise
 
     def _outcome(self, job: Job) -> Outcome:
         point, began = job.point or "", time.monotonic()

@@ -138,6 +138,8 @@ def test_every_nth_point_is_chosen_of_those_that_contain_the_text() -> None:
     """`--every` and `--containing` together."""
     points = ["publish a before #1", "ack a before #1", "publish b before #1", "publish c before #1"]
     assert chosen(points, 2, "publish") == ["publish a before #1", "publish c before #1"]
+    assert chosen(points, 2, "publish", first=3) == ["publish b before #1"]
+    assert chosen(points, 1, "", first=3) == points
 
 
 def test_what_a_dead_process_had_said_is_still_heard() -> None:
