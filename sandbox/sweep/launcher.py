@@ -235,7 +235,7 @@ def _acknowledge_before_working() -> None:
         await asyncio.sleep(COMMITTED_SURELY_SECONDS)
         await handle(self, event, window)
 
-    async def left_out(_: Follower, slot: Slot, suspects: Sequence[InboundPosition]) -> None:
+    async def left_out(self: Follower, slot: Slot, suspects: Sequence[InboundPosition]) -> None:
         """The follower would save the payout, as it should."""
 
     Pump._work = acknowledged_first  # type: ignore[method-assign]

@@ -59,6 +59,7 @@ def test_a_worker_killed_at_any_point_loses_nothing_and_pays_once(see_sweep: See
     assert report.line().endswith("failed=0 coverage=100%")
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("order", "point", "sentence"),
     [
