@@ -228,7 +228,10 @@ class Ledger(Protocol):
         """Per partition, the offset up to which (exclusive) every record was found in the ledger (rule K9)."""
 
     async def verified_up_to(self, topic: str, partition: int, offset: int) -> None:
-        """Every record below `offset` is accounted for; never moves backwards (rule K9)."""
+        """Every record below `offset` is accounted for; never moves backwards (rule K9).
+
+        Raises LedgerUnverified for a database that may be a copy from before: what was found was found elsewhere (L11).
+        """
 
     async def settle(self) -> None:
         """Commit something of our own. What was read before the call is durable once it returns (rule L4).

@@ -362,7 +362,7 @@ class MemoryLedger:
     def _verified_up_to(self, topic: str, partition: int, offset: int) -> None:
         _refuse_unstorable([topic, partition, offset])
         if not self.verified:
-            return
+            raise LedgerUnverified("nobody has looked whether this ledger is a copy from before (L11)")
         if partition < 0 or offset < 0:
             raise RowRejected("the row's data is refused, constraint verified_offsets_count")
         if not 1 <= len(topic.encode()) <= 512:

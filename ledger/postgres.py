@@ -436,7 +436,10 @@ class PostgresLedger:
     async def verified_up_to(self, topic: str, partition: int, offset: int) -> None:
         """See `Ledger.verified_up_to`."""
         place = (topic, partition, offset)
-        await _write(self._pool, statements.VERIFIED_UP_TO, (*place, self._pool.primary.required_incarnation))
+        parameters = (*place, self._pool.primary.required_incarnation)
+        (looked_at,) = await _write(self._pool, statements.VERIFIED_UP_TO, parameters)
+        if not looked_at["known"]:
+            raise LedgerUnverified("nobody has looked yet whether this database is a copy from before (L11)")
 
     async def settle(self) -> None:
         """See `Ledger.settle`. CommitUnknown also if another server took over since this task's first unsettled read.

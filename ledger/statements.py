@@ -275,11 +275,14 @@ ORDER BY asked.place
 VERIFIED_OFFSETS: Final = "SELECT partition_number, next_offset FROM verified_offsets WHERE topic = $1"
 
 VERIFIED_UP_TO: Final = f"""
-INSERT INTO verified_offsets AS v (topic, partition_number, next_offset)
-SELECT $1::text, $2::bigint, $3::bigint WHERE {_SAME_SERVER.format(value="$4::timestamptz")}
-ON CONFLICT ON CONSTRAINT verified_offsets_pkey
-DO UPDATE SET next_offset = excluded.next_offset, verified_at = clock_timestamp()
-WHERE v.next_offset < excluded.next_offset
+WITH looked_at AS (SELECT {_SAME_SERVER.format(value="$4::timestamptz")} AS known), written AS (
+    INSERT INTO verified_offsets AS v (topic, partition_number, next_offset)
+    SELECT $1::text, $2::bigint, $3::bigint FROM looked_at WHERE known
+    ON CONFLICT ON CONSTRAINT verified_offsets_pkey
+    DO UPDATE SET next_offset = excluded.next_offset, verified_at = clock_timestamp()
+    WHERE v.next_offset < excluded.next_offset
+)
+SELECT known FROM looked_at
 """
 
 HISTORY: Final = """

@@ -889,7 +889,8 @@ async def test_l11_an_unverified_ledger_begins_nothing_and_issues_no_number(harn
         await ledger.issue_identity_number()
     change = step(row, state=PayoutState.SUBMITTING)
     assert await ledger.begin(change, OWNER, 60.0) is NotBegun.UNVERIFIED
-    await ledger.verified_up_to("payout_requests", 0, 7)
+    with pytest.raises(LedgerUnverified):
+        await ledger.verified_up_to("payout_requests", 0, 7)
     assert await ledger.verified_offsets("payout_requests") == {}
     assert await ledger.read(row.payout_id) == row
     evidence = await committed(ledger, step(row, reason_code="EVIDENCE"))

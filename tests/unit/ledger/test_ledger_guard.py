@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.connections import NEVER
@@ -89,6 +89,7 @@ def test_l11_an_adoption_that_is_not_published_yet_is_enough() -> None:
     assert verdict(replace(adopted, published_sequence=101), None) is Verdict.TOPIC_LOST
 
 
+@settings(deadline=None)
 @given(
     sealed=st.integers(0, 50),
     published=st.integers(1, 50),

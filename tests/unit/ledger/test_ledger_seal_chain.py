@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.seal_chain import (
@@ -64,6 +64,7 @@ def test_l10_the_hash_of_a_line_is_fixed_for_ever() -> None:
     assert record["hash"] == "a8e3deb38496917a5b656420451e309bd15805bf035885b17cc5491a3efd3f52"
 
 
+@settings(deadline=None)
 @given(length=st.integers(1, 8), data=st.data())
 def test_l10_property_a_chain_holds_until_something_in_it_is_changed(length: int, data: st.DataObject) -> None:
     """L10: any field of any record, its place, its absence."""
