@@ -202,6 +202,11 @@ class Adoption:
 
         return await self._pool.read(work)
 
+    async def certain_at(self) -> datetime:
+        """When the last sealed line was written; 1970 when nothing is sealed. Raises LedgerUnavailable."""
+        at: datetime | None = await self._pool.read(lambda connection: connection.fetchval(LAST_CERTAIN))
+        return at or EPOCH
+
     async def unknown_of(self, told: Mapping[str, int]) -> set[str]:
         """Payouts whose published version the database does not have. Raises LedgerUnavailable."""
         columns = (list(told), list(told.values()))

@@ -180,7 +180,7 @@ def _codec(settings: Settings) -> Codec:
 
 async def _certain_at(settings: Settings) -> datetime:
     async with connected_ledger(settings) as ledger:
-        return (await ledger.adoption.plan(None)).certain_at
+        return await ledger.adoption.certain_at()
 
 
 def _told_since(settings: Settings, since: datetime) -> Told:
