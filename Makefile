@@ -28,6 +28,10 @@ $(VENV)/test-environment: $(VENV)/demo-environment requirements/test.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/test.txt
 	@touch $@
 
+$(VENV)/fuzz-environment: $(VENV)/test-environment requirements/fuzz.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
 
@@ -77,6 +81,13 @@ mutants: $(VENV)/test-environment ## Plant every seeded money bug, one at a time
 .PHONY: sweep
 sweep: $(VENV)/demo-environment ## Kill a worker at every point where a payout could be lost or paid twice, one payout a point.
 	@$(BIN)/python -m sandbox.sweep
+
+SECONDS ?= 600
+TARGET ?= all
+
+.PHONY: fuzz
+fuzz: $(VENV)/fuzz-environment ## Coverage-guided fuzzing of every decoder and parser: SECONDS=n each, TARGET=name.
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(filter all,$(TARGET)),,--target $(TARGET))
 
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.

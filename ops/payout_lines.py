@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from ulid import ULID
 
 from ops.output import parse_time
-from processors.money import UnknownCurrency, exponent
+from processors.money import AmountNotExpressible, UnknownCurrency, decimal_string
 from processors.personal_data import is_plain_text, seal_for_processor
 from processors.sealing import compact_header
 from processors.validation.clear_text import holds_card_number, text_fields
@@ -398,10 +398,20 @@ def _check_amount(document: Document) -> None:
     minor, currency = amount.get("amount_minor"), amount.get("currency")
     if not isinstance(minor, int) or isinstance(minor, bool) or minor < 1:
         raise BadLine("amount.amount_minor", "must be a whole number of minor units above 0")
+    _check_money("amount", minor, currency)
+    pulled = _inner(document, ("funding", "aft", "amount"))
+    if pulled is not None and isinstance(pulled.get("amount_minor"), int):
+        _check_money("funding.aft.amount", pulled["amount_minor"], pulled.get("currency"))
+
+
+def _check_money(place: str, minor: int, currency: object) -> None:
+    """What Visa cannot express is refused here: a number that long is a card's, in the wrong column (P6)."""
     try:
-        exponent(currency if isinstance(currency, str) else "")
+        decimal_string(minor, currency if isinstance(currency, str) else "")
     except UnknownCurrency:
-        raise BadLine("amount.currency", "must be an ISO 4217 currency with a minor unit, for example USD") from None
+        raise BadLine(f"{place}.currency", "must be an ISO 4217 currency with a minor unit, for example USD") from None
+    except AmountNotExpressible as error:
+        raise BadLine(f"{place}.amount_minor", str(error)) from None
 
 
 @cache

@@ -10,8 +10,12 @@ SHORTEST_SECRET_CHARACTERS: Final = 4
 """A shorter secret would blank half of every message, and protects nothing."""
 HIDDEN: Final = "***"
 
-_URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s@]+@")
-_COMPACT_JWE = re.compile(r"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){4}")
+# Both take time in proportion to the text, which may be a header of a record that somebody else wrote: parts that
+# could begin anywhere are bounded, or begin where their characters do.
+_URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@]{0,256}:)[^\s@]{1,1024}@")
+_COMPACT_JWE = re.compile(
+    r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]*?eyJ[A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+){4}"
+)
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:

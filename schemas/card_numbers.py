@@ -12,6 +12,8 @@ import functools
 import re
 
 DIGITS_MIN, DIGITS_MAX = 13, 19
+# Enough to find the place; a message that echoes a file of megabytes helps nobody.
+EXCERPT_CHARACTERS_MAX = 500
 # The longest prefix in the table below.
 _PREFIX_DIGITS = 4
 
@@ -83,6 +85,11 @@ def mask_card_numbers(text: str, mask: str = "[card number]") -> str:
     for start, end in reversed(find_card_numbers(text)):
         text = text[:start] + mask + text[end:]
     return text
+
+
+def excerpt(text: str, longest: int = EXCERPT_CHARACTERS_MAX) -> str:
+    """The beginning of a text that quotes what others wrote, for messages: masked first, so that no number is cut."""
+    return mask_card_numbers(text)[:longest]
 
 
 def _in_run(text: str, start: int, end: int) -> list[tuple[int, int]]:

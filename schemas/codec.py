@@ -27,6 +27,7 @@ import fastavro.schema
 
 from schemas import catalog, compatibility
 from schemas.bounds import Budget, Walk, compile_walk
+from schemas.card_numbers import excerpt
 from schemas.compatibility import AvroSchema
 from schemas.errors import (
     Malformed,
@@ -221,7 +222,8 @@ def _plan(schema_name: str, current: str, written: str, schema_id: int) -> _Plan
     # The text is somebody else's: whatever is wrong with it is a fact about this id, not about us.
     except Exception as error:  # noqa: BLE001
         problem = f"it is no schema that we can use ({type(error).__name__})"
-    why = f"{schema_name} cannot read schema id {schema_id}: {problem}"
+    # It may quote names out of the foreign schema, which may be of any length and say anything.
+    why = f"{schema_name} cannot read schema id {schema_id}: {excerpt(problem)}"
     return _Plan(walk=None, writer=None, reader=None, problem=why)
 
 

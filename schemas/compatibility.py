@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+# What a "type" says by itself; a named type of the same name, which nothing forbids, is not meant by it.
+_KINDS = _PRIMITIVES | {"record", "enum", "fixed", "array", "map"}
 # Source: the Avro specification, "Schema Resolution".
 _PROMOTIONS = frozenset(
     {
@@ -156,7 +158,7 @@ def _named(schema: AvroSchema, names: Named) -> AvroSchema:
             schema = names[schema]
         elif isinstance(schema, dict) and isinstance(schema["type"], dict | list):
             schema = schema["type"]
-        elif isinstance(schema, dict) and schema["type"] in names:
+        elif isinstance(schema, dict) and schema["type"] not in _KINDS and schema["type"] in names:
             schema = names[schema["type"]]
         else:
             return schema

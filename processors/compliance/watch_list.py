@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from processors.compliance.names import LONGEST_NAME_CHARACTERS, normalise_name
+from schemas.card_numbers import excerpt
 
 # The largest public lists have some 25,000 names; a file beyond this is a mistake.
 LARGEST_LIST_BYTES: Final = 64 * 1024 * 1024
@@ -27,6 +28,10 @@ _STAMPED_HASH_DIGITS: Final = 16
 
 class WatchListInvalid(Exception):
     """The list cannot be used; the message names file, line and remedy. An empty list is not a list."""
+
+    def __init__(self, message: str) -> None:
+        # An entry's id is quoted, and it may be anything that somebody pasted there.
+        super().__init__(excerpt(message))
 
 
 @dataclass(frozen=True, slots=True)

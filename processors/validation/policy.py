@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 
 from processors.money import MoneyError, exponent
 from processors.validation.request import Corridor, DestinationKind
+from schemas.card_numbers import excerpt
 
 # Five thousand corridors take less; a larger file is a mistake.
 LARGEST_POLICY_BYTES: Final = 2 * 1024 * 1024
@@ -31,6 +32,10 @@ _STAMPED_HASH_DIGITS: Final = 16
 
 class PolicyInvalid(Exception):
     """The policy file cannot be used; the message names file, place and remedy."""
+
+    def __init__(self, message: str) -> None:
+        # It quotes what stands in the file, whatever that is and however long.
+        super().__init__(excerpt(message))
 
 
 class ComplianceScope(StrEnum):

@@ -58,7 +58,10 @@ def action_codes() -> Mapping[str, ActionCode]:
 
 def parse_action_codes(text: str) -> Mapping[str, ActionCode]:
     """The table from its text, checked. Raises ActionCodesInvalid."""
-    document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    try:
+        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ActionCodesInvalid(f"the file is not acceptable YAML ({type(error).__name__})") from None
     if not isinstance(document, dict) or set(document) != {"codes"} or not isinstance(document["codes"], dict):
         raise ActionCodesInvalid("the file must hold one mapping named codes")
     return MappingProxyType({code: _entry(code, entry) for code, entry in document["codes"].items()})

@@ -65,6 +65,7 @@ from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.visa.action_codes import APPROVED, DUPLICATE, PARTIALLY_APPROVED, declines, is_action_code
 from processors.visa.exchange import Answered, Exchange, Failed, FailureCause
 from processors.visa.fields import is_status_identifier
+from schemas.card_numbers import looks_like_card_number
 
 __all__ = [
     "outcome_of_adjustment", "outcome_of_adjustment_query", "outcome_of_push", "outcome_of_query",
@@ -75,6 +76,7 @@ __all__ = [
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 # Identifiers have 15 digits; beyond 19 no 64-bit number is meant.
 LARGEST_NUMBER_READ: Final = 10**19
+TRANSACTION_IDENTIFIER_DIGITS: Final = 15
 # Transaction types in Visa's query: what an OCT is in clearing, and the two halves of a reversed card pull.
 PUSH_TYPE: Final = "CRED VOUCHER"
 PULL_TYPE: Final = "SALES DRAFT"
@@ -230,7 +232,7 @@ class _About:
             refusal=refusal,
             http_status=self.answer.status,
             action_code=action_code,
-            transaction_identifier=_text_of(facts.get("transactionIdentifier"), _TRANSACTION_IDENTIFIER),
+            transaction_identifier=_shown_identifier(facts.get("transactionIdentifier")),
             approval_code=_text_of(facts.get("approvalCode"), _APPROVAL_CODE),
             status_identifier=status_identifier,
             visa_correlation_id=self.answer.visa_correlation_id,
@@ -335,7 +337,8 @@ def _status_identifier(answer: Answered) -> str | None:
     candidates.append(_last_segment(link[1]) if link else None)
     for candidate in candidates:
         text = _as_text(candidate)
-        if text is not None and is_status_identifier(text.strip()):
+        # One that looks like a card number would stand in the row, in the log and in a URL (P6): the query decides.
+        if text is not None and is_status_identifier(text.strip()) and not looks_like_card_number(text):
             return text.strip()
     return None
 
@@ -387,6 +390,14 @@ def _http_date(value: str) -> datetime | None:
 def _text_of(value: object, form: re.Pattern[str]) -> str | None:
     text = _as_text(value)
     return text if text is not None and form.fullmatch(text) else None
+
+
+def _shown_identifier(value: object) -> str | None:
+    """A transaction identifier fit for the row (P6): VisaNet's have 15 digits, and look like anything by chance."""
+    text = _text_of(value, _TRANSACTION_IDENTIFIER)
+    if text is None or len(text) == TRANSACTION_IDENTIFIER_DIGITS:
+        return text
+    return None if looks_like_card_number(text) else text
 
 
 def _as_text(value: object) -> str | None:

@@ -32,6 +32,7 @@ from processors.visa.exchange import Answered, BodyProblem, Exchange, Failed, Fa
 from processors.visa.mle import MessageEncryption, MleError
 from processors.visa.reply_body import read_body
 from processors.visa.requests import VisaRequest
+from schemas.card_numbers import looks_like_card_number
 
 # Visa's header page: X-Transaction-Timeout-MS is at most 30000; above that no time-out happens at all.
 LONGEST_TRANSACTION_TIMEOUT_MS: Final = 30_000
@@ -350,4 +351,4 @@ def _headers_kept(headers: httpx.Headers) -> dict[str, str]:
 def _correlation_id(headers: httpx.Headers) -> str | None:
     value = headers.get("x-correlation-id", "").strip()
     usable = value and len(value) <= LONGEST_CORRELATION_ID and value.isascii() and value.isprintable()
-    return value if usable else None
+    return value if usable and not looks_like_card_number(value) else None

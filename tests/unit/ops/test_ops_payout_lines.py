@@ -378,6 +378,18 @@ def test_any_bytes_are_read_without_an_error(chosen: Settings, content: bytes) -
         list(csv_lines(io.BytesIO(content)))
 
 
+@pytest.mark.parametrize("minor", [int(CARD), 10**12, 2**63 - 1])
+def test_a_card_number_in_the_amounts_column_is_refused(chosen: Settings, minor: int) -> None:
+    """P6: columns shift; what Visa could not express anyway must not travel in clear as an amount."""
+    for changes in (
+        {"amount": {"amount_minor": minor, "currency": "USD"}},
+        {"funding": {"kind": "AFT", "aft": {"amount": {"amount_minor": minor, "currency": "USD"}}}},
+    ):
+        problem = refusal(chosen, **changes)
+        assert "amount" in problem
+        assert str(minor) not in problem
+
+
 def test_a_record_that_the_codec_took_is_still_searched_for_cards() -> None:
     """The last check before anything leaves works on the record itself."""
     record = document(requested_at=NOW, correlation_id="c", personal_data=None, purpose=f"for {CARD}")

@@ -121,3 +121,13 @@ def test_a_problem_names_the_field() -> None:
 def test_recursive_schemas_end() -> None:
     node: Any = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"], "default": None}]}
     assert problems(node, node) == []
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["record", "enum", "fixed", "array", "map", "string"])
+def test_a_type_may_be_named_like_a_kind_of_type(kind: str) -> None:
+    """P8: whoever registers such a schema must not stop the event loop; found by fuzzing."""
+    writer = {"type": "record", "name": kind, "fields": [{"name": "a", "type": "string"}]}
+    reader = {"type": "record", "name": kind, "fields": [{"name": "a", "type": {"type": "string"}}]}
+    assert problems(reader, writer) == []
+    assert problems({**reader, "name": "other"}, writer) != []

@@ -1,7 +1,7 @@
 """S4, S5, S8, C4: the outcome tree. Nothing outside the proven set ever becomes PAID or DECLINED."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -598,6 +598,32 @@ def test_property_outcomes_are_fit_to_be_stored(exchange: Exchange) -> None:
     assert re.fullmatch(r"[A-Z0-9_]{1,64}", outcome.reason_code)
     for text in (outcome.transaction_identifier, outcome.approval_code, outcome.status_identifier, outcome.action_code):
         assert text is None or re.fullmatch(r"[A-Za-z0-9_.~-]{1,128}", text)
+
+
+CARD = "4957030420210462"
+
+
+@pytest.mark.parametrize("judge", [outcome_of_push, outcome_of_status, outcome_of_reversal])
+def test_an_identifier_that_looks_like_a_card_number_is_not_taken(judge: Callable[[Exchange], Outcome]) -> None:
+    """P6: it would stand in the row, in logs and in a URL; without it the query decides. Found by fuzzing."""
+    paid = judge(Answered(200, body={"actionCode": "00", "transactionIdentifier": CARD, "approvalCode": "20304B"}))
+    assert (paid.kind, paid.transaction_identifier) == (PAID, None)
+    for body, headers in (({"statusIdentifier": CARD}, {}), (CARD, {}), (None, {"location": f"/status/{CARD}"})):
+        assert CARD not in repr(judge(Answered(202, headers=headers, body=body)))
+
+
+def test_two_approvals_are_seen_whatever_their_identifiers_look_like() -> None:
+    """S5: what is not shown is compared all the same."""
+    row = {"statusCode": "COMPLETED", "transactionType": "CRED VOUCHER", "actionCode": "00", "amount": "124.50"}
+    rows = [{**row, "transactionIdentifier": identifier} for identifier in (587010322176105, int(CARD))]
+    outcome = outcome_of_query(Answered(200, body=rows), "124.50", "USD")
+    assert (outcome.kind, outcome.reason_code) == (OPERATOR, "QUERY_SHOWS_TWO_APPROVALS")
+
+
+def test_a_transaction_identifier_of_fifteen_digits_is_kept_whatever_it_looks_like() -> None:
+    """Visa's have 15 digits, of which some pass every test for a card number: 378282246310005 is a test number."""
+    answer = Answered(200, body={"actionCode": "00", "transactionIdentifier": 378282246310005})
+    assert outcome_of_push(answer).transaction_identifier == "378282246310005"
 
 
 # --- the allow-list -----------------------------------------------------------------------------------------------

@@ -536,3 +536,11 @@ def test_both_event_loops_tell_the_same_story(pki: Pki, loop_factory: Callable[[
         told = runner.run(story())
     nothing_sent = (False, FailureCause.DEADLINE_PASSED)
     assert told == [(False, FailureCause.CONNECT_FAILED), 200, True, nothing_sent, b""]
+
+
+async def test_a_correlation_id_that_looks_like_a_card_number_is_not_kept(pki: Pki) -> None:
+    """P6: it goes into every log line about the call, and into the row's history."""
+    async with tls_server(pki, answering(reply(200, APPROVED, f"X-CORRELATION-ID: {CARD}"))) as (port, _):
+        exchange = await send_once(pki, port)
+    assert isinstance(exchange, Answered)
+    assert exchange.visa_correlation_id is None
