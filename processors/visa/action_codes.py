@@ -85,7 +85,8 @@ def _entry(code: object, entry: object) -> ActionCode:
         raise ActionCodesInvalid(f"code {code} must have exactly meaning, category, declined and source")
     if not isinstance(entry["declined"], bool) or (entry["declined"] and code in _RESERVED):
         raise ActionCodesInvalid(f"code {code}: declined must be true or false, and false for {sorted(_RESERVED)}")
-    if entry["category"] not in _CATEGORIES or entry["source"] not in _SOURCES:
+    # As texts: what is no text may not be hashable either.
+    if str(entry["category"]) not in _CATEGORIES or str(entry["source"]) not in _SOURCES:
         raise ActionCodesInvalid(f"code {code} has a category or source that the head of the file does not name")
     if not isinstance(entry["meaning"], str) or not entry["meaning"]:
         raise ActionCodesInvalid(f"code {code} needs a meaning")

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import corpus, frames
-from tests.fuzz.catalogue import TARGETS
+from tests.fuzz.catalogue import BY_NAME, TARGETS
 from tests.fuzz.harness import Finding, Target, check, execute, watch_logs
+from tests.fuzz.targets import pipeline
 
 # Blind inputs and steps of mutation for the cheap tier; `make fuzz` is the real one.
 EXAMPLES = 10
@@ -107,6 +108,35 @@ def test_an_input_that_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tests.fuzz.harness.CPU_SECONDS_MAX", 0.0)
     with pytest.raises(Finding, match="CPU"):
         execute(_target(lambda _: sum(range(10_000))), b"")
+
+
+def test_a_tree_that_calls_a_decline_paid_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S5: the target says by itself what an answer proves."""
+    declined = b'\x00\n\n{"actionCode": "05"}'
+    execute(BY_NAME["visa_reply"], declined)
+    monkeypatch.setattr("processors.visa.outcome.APPROVED", frozenset({"00", "05", "11"}))
+    with pytest.raises(Finding, match="without its proof"):
+        execute(BY_NAME["visa_reply"], declined)
+
+
+def test_a_card_number_in_a_row_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P6: in a clear column, where the intake withholds it."""
+    data = pipeline.one_request(correlation_id="4957030420210462")
+    execute(BY_NAME["intake"], data)
+    monkeypatch.setattr("streams.intake._clear", lambda text: text)
+    with pytest.raises(Finding, match="row"):
+        execute(BY_NAME["intake"], data)
+
+
+def test_a_record_that_is_dropped_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P1, K6: what is not decodable must be somewhere."""
+
+    async def forget(*_: object) -> None:
+        """Nothing."""
+
+    monkeypatch.setattr("streams.dead_letters.DeadLetters.set_aside", forget)
+    with pytest.raises(Finding, match="no end"):
+        execute(BY_NAME["intake"], frames.join([b"\x00\x00not Avro"]))
 
 
 def test_a_promise_that_is_not_kept_is_a_finding() -> None:

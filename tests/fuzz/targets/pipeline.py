@@ -257,6 +257,11 @@ def _marked(here: World, payout_id: str, **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
+def one_request(**changes: Any) -> bytes:
+    """An input of one request with these fields changed."""
+    return frames.join([_frame(0, "PayoutRequest", _marked(fresh(), "payout-0001", **changes))])
+
+
 def _frame(kind: int, schema: str, record: Mapping[str, Any], key: int = 0) -> bytes:
     buffer = io.BytesIO()
     fastavro.schemaless_writer(buffer, catalog.parsed(catalog.schema_text(schema)), record)
