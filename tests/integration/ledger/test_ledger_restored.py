@@ -217,7 +217,7 @@ async def test_l11_a_crash_is_looked_at_and_known(server: PostgresServer, ledger
     with pytest.raises(LedgerUnverified):
         await ledger.issue_identity_number()
     assert (await ledger.seals.examine(audit.last))[0] is Verdict.KNOWN
-    assert await ledger.issue_identity_number() == 2
+    assert await ledger.issue_identity_number() > 1, "a crash leaves numbers out, and gives none twice"
 
 
 async def test_l11_a_copy_put_back_under_a_pool_begins_nothing_until_it_is_adopted(

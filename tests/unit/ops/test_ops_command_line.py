@@ -173,6 +173,7 @@ def test_settings_errors_list_every_problem_and_no_value() -> None:
     [
         (("lag",), {"KAFKA_SECURITY_PROTOCOL"}),
         (("ledger", "status"), {"DATABASE_URL"}),
+        (("ledger", "adopt", "--reason", "x", "--dry-run"), {"KAFKA_SECURITY_PROTOCOL", "DATABASE_URL"}),
         (("show", "order-2026-0001"), {"KAFKA_SECURITY_PROTOCOL", "DATABASE_URL"}),
         (("topics", "ensure"), {"KAFKA_SECURITY_PROTOCOL"}),
         (("modes", "set", "halted", "--reason", "x", "--operator", "y"), {"DATABASE_URL"}),

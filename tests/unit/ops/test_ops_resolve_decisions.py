@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.adoption import HELD_AFTER_RESTORE
 from ledger.interface import Change, HistoryEntry
 from ledger.memory import MemoryLedger
 from ops.action_plans import Action, Ended, Result, carry_out, look
 from ops.hold import not_overruled, rules_that_hold
 from ops.resolve import approval, open_proposal
 from processors.payout.events import Cancelled, Event, ResolutionProposed, ResolutionUndone, Resolved
-from processors.payout.row import CompensationState, FundingKind, PayoutRow, PayoutState
+from processors.payout.row import LEDGER_RESTORED, CompensationState, FundingKind, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing
 from streams.clock import utc_now
@@ -186,6 +187,19 @@ async def test_l12_withdrawing_a_proposal_does_not_lift_the_hold_that_it_hides(l
     one, both = frozenset({"RESOLUTION_PROPOSED"}), frozenset({"RESOLUTION_PROPOSED", "QUERY_CONTRADICTION"})
     assert not_overruled(waiting, history, one) is not None
     assert not_overruled(waiting, history, both) is None
+
+
+async def test_l11_l12_a_hold_of_the_restore_hides_no_earlier_one(ledger: MemoryLedger) -> None:
+    """L11, L12: whoever releases it names what held it before, and so does who withdraws a proposal behind it."""
+    held = await stored(ledger, PayoutState.CLEARED, held=True, hold_reason=LEDGER_RESTORED)
+    detail = {"reason": LEDGER_RESTORED, "was_held_for": "QUERY_CONTRADICTION"}
+    row = await ledger.commit(Change(held, held, HELD_AFTER_RESTORE, "maria", detail))
+    assert row is not None
+    history = await ledger.history(row.payout_id)
+    assert rules_that_hold(row, history) == [LEDGER_RESTORED, "QUERY_CONTRADICTION"]
+    waiting = await proposed(ledger, row, paid=True)
+    history = await ledger.history(row.payout_id)
+    assert rules_that_hold(waiting, history) == ["RESOLUTION_PROPOSED", LEDGER_RESTORED, "QUERY_CONTRADICTION"]
 
 
 @pytest.mark.parametrize("state", [PayoutState.RECEIVED, PayoutState.VALIDATED, PayoutState.CLEARED], ids=str)
