@@ -8,6 +8,7 @@ verdict, standing = await seals.examine(published)         is this the database 
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from ledger.connections import Connection, GuardedPool, Progress, transaction
@@ -80,6 +81,8 @@ SELECT pg_postmaster_start_time() AS incarnation, {_ORIGIN}, head.sequence, head
 FROM seal_head AS head
 """  # noqa: S608
 
+INCARNATION: Final = "SELECT pg_postmaster_start_time()"
+
 SEALED_BETWEEN: Final = f"""
 SELECT s.sequence, s.previous_hash, s.hash, s.system_identifier, s.timeline, s.identity_position, {LINE_COLUMNS}
 FROM seals AS s JOIN history AS h ON h.id = s.history_id
@@ -137,11 +140,19 @@ class Seals:
         rows = await self._pool.read(lambda connection: connection.fetch(SEALED_BETWEEN, sequence, records_max))
         return [(_record(row), row["hash"]) for row in rows]
 
-    async def examine(self, published: Published | None) -> tuple[Verdict, Standing]:
+    async def incarnation(self) -> datetime:
+        """When the server that answers now was started. Raises LedgerUnavailable."""
+        started: datetime = await self._pool.read(lambda connection: connection.fetchval(INCARNATION))
+        return started
+
+    async def examine(
+        self, published: Published | None, *, incarnation: datetime | None = None
+    ) -> tuple[Verdict, Standing]:
         """Whether this is the database that published it; if so calls may begin on it (rule L11).
 
         What is read and what is trusted is the same server: its start is read in the same statement, and every begin
-        compares it again. Raises LedgerUnavailable.
+        compares it again. `incarnation` is what was there before `published` was read: had the database been put back
+        in between, the record would be older than what was lost. Raises LedgerUnavailable.
         """
         primary = self._pool.primary
         witnesses = list(primary.witnesses)
@@ -156,6 +167,8 @@ class Seals:
             misses_witnesses=found["misses_witnesses"],
             trusted_adoption=primary.trusted_adoption,
         )
+        if incarnation not in (None, standing.incarnation):
+            verdict = Verdict.NOT_LOOKED_AT
         if verdict is Verdict.KNOWN:
             primary.trust(standing.incarnation, standing.adopted_sequence, forget_witnesses=found["misses_witnesses"])
         else:

@@ -40,6 +40,10 @@ class Lost:
             self.states.setdefault(str(record["payout_id"]), str(record["to_state"]))
 
 
+LOOKED_AT_RECORDS = 2 * TAIL_RECORDS
+"""Two workers may send the same batch, one behind the other."""
+
+
 class LastPublished(Protocol):
     """Reads the last record of the audit. Raises Unreadable, RegistryUnavailable."""
 
@@ -57,7 +61,7 @@ class AuditTopic:
 
     async def __call__(self) -> Published | None:
         """See `LastPublished`."""
-        messages = await asyncio.to_thread(self._reader.last_records, self._slot, TAIL_RECORDS)
+        messages = await asyncio.to_thread(self._reader.last_records, self._slot, LOOKED_AT_RECORDS)
         records = await decoded(self._codec, messages)
         if messages and not records:
             raise Unreadable(f"{self._slot[0]}: none of its last records can be read")

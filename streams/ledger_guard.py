@@ -56,9 +56,11 @@ class LedgerGuard:
         if self._closed_for is None and not self._seals.is_trusted:
             self._close(Verdict.NOT_LOOKED_AT)
         try:
-            # The topic first: whatever it holds was sealed before, so that our database is never behind by chance.
+            # In this order: what the topic holds was sealed before, so that our database is never behind by chance; and
+            # it is read after the server has come, so that nothing older than what a copy lost is compared with it.
+            incarnation = await self._seals.incarnation()
             published = await self._last_published()
-            verdict, standing = await self._seals.examine(published)
+            verdict, standing = await self._seals.examine(published, incarnation=incarnation)
         except (LedgerError, Unreadable, RegistryUnavailable, SchemaNotRegistered) as error:
             log.warning("the database was not compared with the audit", extra={"error": type(error).__name__})
             if not self._seals.is_trusted:
@@ -67,6 +69,8 @@ class LedgerGuard:
         self._looked_at = _now()
         if verdict is Verdict.KNOWN:
             self._open()
+        elif verdict is Verdict.NOT_LOOKED_AT:
+            self._close(verdict)
         else:
             self._close(verdict)
             self._tell(verdict, standing.head.sequence, published.head.sequence if published else 0)

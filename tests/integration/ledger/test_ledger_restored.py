@@ -241,6 +241,7 @@ async def test_l11_a_copy_put_back_under_a_pool_begins_nothing_until_it_is_adopt
     given_up = await first_intent(ledger, given_up)
     paid_before = await committed(ledger, step(await inserted(ledger, 6), state=PayoutState.PAID))
     await audit.publish(ledger)
+    seen_before = audit.last
     copy = await asyncio.to_thread(server.copy)
     in_hand = await first_intent(ledger, waiting)  # paid in the lost time
     lost_request = sample_row(7, received_at=datetime.now(UTC))
@@ -249,8 +250,10 @@ async def test_l11_a_copy_put_back_under_a_pool_begins_nothing_until_it_is_adopt
     await audit.publish(ledger)
     published = list(audit.records)
 
+    before = await ledger.seals.incarnation()
     await put_back(server, copy, ledger)
     assert await ledger.read("payout-00000007") is None, "the copy has forgotten"
+    assert (await ledger.seals.examine(seen_before, incarnation=before))[0] is Verdict.NOT_LOOKED_AT
     change = step(waiting, state=PayoutState.SUBMITTING, **identity(5_000))
     assert await ledger.begin(change, "owner", 60.0) is NotBegun.UNVERIFIED
     verdict, _ = await ledger.seals.examine(audit.last)

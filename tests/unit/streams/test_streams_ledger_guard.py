@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -28,9 +29,15 @@ class Database:
         self.answers: list[Verdict | Exception] = []
         self.is_trusted = False
         self.asked: list[Published | None] = []
+        self.started: list[datetime] = []
 
-    async def examine(self, published: Published | None) -> tuple[Verdict, Standing]:
+    async def incarnation(self) -> datetime:
+        return self.started.pop(0) if self.started else NEVER
+
+    async def examine(self, published: Published | None, *, incarnation: datetime) -> tuple[Verdict, Standing]:
         self.asked.append(published)
+        if incarnation != NEVER:
+            return Verdict.NOT_LOOKED_AT, STANDING
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -108,6 +115,14 @@ async def test_l11_another_server_is_noticed_and_a_known_one_is_looked_at_again(
     watching.cancel()
     assert ("ledger:BEHIND",) in seen
     assert scene.gate.reasons == ()
+
+
+async def test_l11_what_was_published_before_another_server_came_says_nothing_of_it(scene: Scene) -> None:
+    """L11: a worker frozen between reading the topic and the database wakes in front of a copy."""
+    scene.database.started = [NEVER + timedelta(hours=1)]
+    assert await scene.look() == ("ledger:NOT_LOOKED_AT",)
+    assert not scene.database.is_trusted
+    assert await scene.look(Verdict.KNOWN) == ()
 
 
 async def test_l11_other_reasons_of_the_gate_are_left_alone(scene: Scene) -> None:
