@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwcrypto import jwe, jwk
 from jwcrypto.common import JWException
@@ -139,7 +140,7 @@ def _check_header(header: dict[str, Any]) -> None:
 def _certificate_key(pem: bytes) -> jwk.JWK:
     try:
         public_key = x509.load_pem_x509_certificate(pem).public_key()
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise MleError("Visa's server encryption certificate is not an X.509 certificate in PEM") from None
     if not isinstance(public_key, rsa.RSAPublicKey) or public_key.key_size < SMALLEST_RSA_BITS:
         raise MleError(f"Visa's server encryption certificate must hold an RSA key of {SMALLEST_RSA_BITS} bits or more")
@@ -150,7 +151,7 @@ def _private_key(key: DecryptionKey) -> jwk.JWK:
     try:
         loaded = jwk.JWK.from_pem(key.private_key_pem.reveal().encode())
         usable = loaded.has_private and loaded["kty"] == "RSA"
-    except (JWException, ValueError, TypeError):
+    except (JWException, ValueError, TypeError, UnsupportedAlgorithm):
         usable = False
     if not usable:
         raise MleError(f"decryption key {key.key_id!r} is not an unencrypted RSA private key in PEM")

@@ -83,6 +83,7 @@ def _flipped(data: bytes, random: Random) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=frames.FRAMES_MAX), st.binary(max_size=80))
+@settings(deadline=None)
 def test_frames_come_back_and_any_bytes_are_frames(parts: list[bytes], junk: bytes) -> None:
     """What a sequence of records is made of."""
     assert frames.split(frames.join(parts)) == parts

@@ -64,12 +64,15 @@ def _line(line: Line, builder: RequestBuilder) -> None:
 
 
 def _check_nothing_in_clear(given: str, record: dict[str, Any]) -> None:
-    """P6: no number of the line stands in the record, wherever it was put."""
-    shown = json.dumps(record, default=str)
-    for start, end in find_card_numbers(given):
-        digits = given[start:end]
-        if len(digits) != 15 and digits in shown:  # a Visa transaction identifier has 15 and may look like a number
-            raise Finding("a card number of the line stands in clear in the record")
+    """P6: no number of the line stands alone in the record, wherever it was put."""
+    shown = set(_numbers(json.dumps(record, default=str)))
+    # A Visa transaction identifier has 15 digits and may look like a number.
+    if any(len(digits) != 15 and digits in shown for digits in _numbers(given)):
+        raise Finding("a card number of the line stands in clear in the record")
+
+
+def _numbers(text: str) -> Iterator[str]:
+    return (text[start:end] for start, end in find_card_numbers(text))
 
 
 def _document() -> dict[str, Any]:

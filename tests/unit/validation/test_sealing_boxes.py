@@ -20,6 +20,7 @@ from processors.sealing import (
     SealingKeyInvalid,
     SealingKeyUnknown,
     load_private_key,
+    load_public_key,
 )
 
 KEYS = {"2026-01": bytes(range(32)), "2026-07": bytes(range(32, 64))}
@@ -185,3 +186,14 @@ def test_a_damaged_envelope_raises_only_the_declared_errors(private_jwk: dict[st
         opened = PLANTED
         assert PLANTED.decode() not in str(error)  # noqa: PT017 - not raising at all is right, too
     assert opened == PLANTED
+
+
+def test_a_key_of_an_unknown_kind_is_refused() -> None:
+    """The library's own error must not leave; found by fuzzing: one bit of the algorithm's number is another kind."""
+    public = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    rsa_encryption = bytes.fromhex("2a864886f70d010101")
+    other = der.replace(rsa_encryption, bytes.fromhex("2a864886c22d010101"))
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(other) + b"-----END PUBLIC KEY-----\n"
+    with pytest.raises(SealingKeyInvalid):
+        load_public_key(pem)
