@@ -157,7 +157,6 @@ class Lane:
             self._tend_worker()
             if self._worker is not asked and self._assigned():
                 asked = self._worker
-                self._passed, self._hit = [], ""
                 if asked is not None:
                     asked.channel.send({"arm": target})
             elif time.monotonic() > deadline:
@@ -187,7 +186,8 @@ class Lane:
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if "armed" in message:
-            self._armed = True
+            # What it told earlier was of the payout before.
+            self._armed, self._passed, self._hit = True, [], ""
         elif "hit" in message:
             self._hit = message["hit"]
         else:
