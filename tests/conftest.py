@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from sandbox.servers.kafka import ForeignKafka, KafkaCluster
 from sandbox.servers.postgres import ForeignPostgres, PostgresServer
@@ -24,7 +25,13 @@ from sandbox.servers.visa_stand_in import VisaStandIn
 
 
 def pytest_configure() -> None:
-    """Let SIGTERM end a test run as Ctrl-C does: through the fixtures, which stop and delete what they started."""
+    """Let SIGTERM end a test run as Ctrl-C does: through the fixtures, which stop and delete what they started.
+
+    And let no property test fail for the time of one example: a busy machine is no broken promise (pytest-timeout ends
+    what hangs).
+    """
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
