@@ -82,7 +82,7 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     status = payouts(pipeline, "ledger", "status", codes=(1,))
     assert status["guard"] == "BEHIND"
 
-    plan = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--dry-run")
+    plan = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "maria", "--dry-run")
     (told,) = plan["results_the_copy_does_not_have"]
     assert (told["what"], told["payouts"], told["amount_minor"]) == ("PAID", PAYOUTS, PAYOUTS * 2500)
     assert plan["lost_lines_of_payouts"] == PAYOUTS
@@ -107,7 +107,7 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     proposed = payouts(pipeline, "resolve", lost[0], "--paid", *evidence, "--operator", "maria", "--yes")
     version = str(proposed["payouts"][0]["version"])
     payouts(pipeline, "resolve", lost[0], "--paid", "--approve", version, "--operator", "jan", "--yes")
-    released = ("--reason", "not known to Visa", "--held-for", "LEDGER_RESTORED", "--yes")
+    released = ("--reason", "not known to Visa", "--held-for", "LEDGER_RESTORED", "--operator", "maria", "--yes")
     payouts(pipeline, "release", *late, *released)
     pipeline.wait_all([lost[0], *late], seconds=WAIT_SECONDS)
     until("the rest of the history is published", lambda: _is_whole(pipeline), WAIT_SECONDS)
