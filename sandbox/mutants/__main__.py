@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sandbox.mutants.catalogue import HARMLESS, MUTANTS
-from sandbox.mutants.gate import EditDoesNotFit, Fate, apply_edits, copied_tree, run_gate
+from sandbox.mutants.gate import EditDoesNotFit, Fate, check_edits, run_gate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{mutant.name} ({mutant.rule}): {mutant.check_name}\n")
         return 0
     try:
-        for mutant in chosen:  # before anything is run: a catalogue that is out of date is no verdict
-            with copied_tree() as root:
-                apply_edits(root, mutant.edits)
+        check_edits(chosen)
         results = run_gate(chosen, _say)
     except EditDoesNotFit as error:
         sys.stderr.write(f"the catalogue of seeded bugs does not fit the code: {error}\n")

@@ -65,6 +65,18 @@ def apply_edits(root: Path, edits: Sequence[Edit]) -> None:
         path.write_text(text.replace(edit.old, edit.new))
 
 
+def check_edits(mutants: Sequence[Mutant]) -> None:
+    """Before anything is run: a catalogue that is out of date is no verdict. Raises EditDoesNotFit."""
+    with copied_tree() as root:
+        for mutant in mutants:
+            before = {
+                edit.file: (root / edit.file).read_text() for edit in mutant.edits if (root / edit.file).is_file()
+            }
+            apply_edits(root, mutant.edits)
+            for file, text in before.items():
+                (root / file).write_text(text)
+
+
 @contextmanager
 def copied_tree() -> Iterator[Path]:
     """A copy of what git knows of this tree, as it is now."""
