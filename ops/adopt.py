@@ -100,7 +100,8 @@ def adopt(
     wanted = answers(yes=yes, dry_run=dry_run, wait=None, output=output)
     settings = settings_for(KAFKA, DATABASE)
     try:
-        look = run(_look(settings, although_known=although_known))
+        told = _told_since(settings, run(_certain_at(settings)))
+        look = run(_look(settings, told, although_known=although_known))
         if output is Output.TABLE or dry_run:
             emit_object(_shown(look), output)
         if dry_run:
@@ -150,8 +151,7 @@ async def published_now(settings: Settings) -> tuple[Published | None, str | Non
         await codec.close()
 
 
-async def _look(settings: Settings, *, although_known: bool) -> Look:
-    told = _told_since(settings, await _certain_at(settings))
+async def _look(settings: Settings, told: Told, *, although_known: bool) -> Look:
     codec = _codec(settings)
     audit = AuditTopic(confluent_config(settings), codec, settings.payouts_topic_prefix)
     records = KafkaRecords(confluent_config(settings), settings.group)
