@@ -250,8 +250,8 @@ class SimulatedWorker:
     def assigned(self, generation: int, slots: Sequence[Slot]) -> None:
         """The group's word, however late it comes: what was ours before is forgotten first."""
         broker = self.world.broker
-        if broker.members.get(self.name) is not self:
-            return
+        if broker.members.get(self.name) is not self or (self.generation or 0) >= generation:
+            return  # thrown out, or an older word that comes after a newer one
         self._forget()
         if generation != broker.generation:
             return  # a newer word is on its way
