@@ -295,7 +295,9 @@ class World:
         return worker
 
     def restart_later(self, worker: SimulatedWorker) -> None:
-        """A supervisor notices that the process is gone."""
+        """A supervisor notices that the process is gone; one that was told to leave needs no other in its place."""
+        if worker not in self.workers:
+            return
         self.workers.remove(worker)
         after = self._rng.uniform(*RESTART_SECONDS)
         self.loop.call_later(after, self.start_worker, context=context_of(None))
