@@ -60,7 +60,10 @@ class AuditTopic:
         self._slot = (topic_name(AUDIT_TOPIC, prefix), 0)
 
     async def __call__(self) -> Published | None:
-        """See `LastPublished`."""
+        """See `LastPublished`. With more than one partition the last record could stand anywhere: refused."""
+        count = await asyncio.to_thread(self._reader.partitions, self._slot[0])
+        if count != 1:
+            raise Unreadable(f"{self._slot[0]} has {count} partitions and must have one: see `payouts topics ensure`")
         messages = await asyncio.to_thread(self._reader.last_records, self._slot, LOOKED_AT_RECORDS)
         records = await decoded(self._codec, messages)
         if messages and not records:

@@ -139,6 +139,14 @@ class PartitionReader:
             first = span.next_offset
         return found
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; 0 when there is no such topic. Raises Unreadable."""
+        try:
+            found = self._open().list_topics(topic, timeout=READ_SECONDS).topics.get(topic)
+        except KafkaException as error:
+            raise Unreadable(f"no answer for {topic}: {_name(error)}") from None
+        return 0 if found is None or found.error is not None else len(found.partitions)
+
     def earliest(self, slot: Slot) -> int:
         """The first offset that the brokers still keep. Raises Unreadable."""
         return self._watermarks(slot)[0]

@@ -62,7 +62,10 @@ class LedgerGuard:
             published = await self._last_published()
             verdict, standing = await self._seals.examine(published, incarnation=incarnation)
         except (LedgerError, Unreadable, RegistryUnavailable, SchemaNotRegistered) as error:
-            log.warning("the database was not compared with the audit", extra={"error": type(error).__name__})
+            log.warning(
+                "the database was not compared with the audit",
+                extra={"error": type(error).__name__, "why": str(error) if isinstance(error, Unreadable) else None},
+            )
             if not self._seals.is_trusted:
                 self._close(Verdict.NOT_LOOKED_AT)
             return

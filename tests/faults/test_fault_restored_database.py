@@ -116,6 +116,16 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     assert pipeline.events("payout_dead_letters") == []
 
 
+def test_an_audit_that_is_not_one_partition_is_not_read(make_pipeline: MakePipeline) -> None:
+    """L10, L11: its last record could stand anywhere, so that a copy could pass for the database: nothing begins."""
+    pipeline = make_pipeline(payout_audit=2)
+    worker = pipeline.worker("careful").wait_until_assigned()
+    payout_ids = pipeline.send_many(pipeline.request() for _ in range(2))
+    until("it says why", lambda: "has 2 partitions and must have one" in worker.log_path.read_text(), WAIT_SECONDS)
+    assert paused_for_ledger(worker) == ["ledger:NOT_LOOKED_AT"]
+    assert set(pipeline.approved_counts(payout_ids).values()) == {0}
+
+
 def _is_whole(pipeline: Pipeline) -> bool:
     """One chain in the topic, from its beginning over what was lost to the release."""
     records = audited(pipeline)

@@ -157,7 +157,7 @@ class Pipeline:
         wanted = [
             NewTopic(
                 topic_name(topic.name, self.prefix),
-                num_partitions=(partitions or {}).get(topic.name, PARTITIONS),
+                num_partitions=(partitions or {}).get(topic.name, min(PARTITIONS, topic.partitions)),
                 replication_factor=1,
                 config=topic.broker_settings(1),
             )
