@@ -161,7 +161,7 @@ def _load_rsa_key(source: Mapping[str, Any] | str | bytes) -> jwk.JWK:
             text = source.encode() if isinstance(source, str) else source
             key = jwk.JWK.from_json(text) if text.lstrip().startswith(b"{") else jwk.JWK.from_pem(text)
         modulus_bits = _modulus_bits(key) if key.get("kty") == "RSA" else 0
-    except (JWException, ValueError, TypeError, UnsupportedAlgorithm):
+    except (JWException, ValueError, TypeError, LookupError, UnsupportedAlgorithm):
         raise SealingKeyInvalid("the key is neither a readable JWK nor an unencrypted PEM key") from None
     if not SMALLEST_RSA_BITS <= modulus_bits <= LARGEST_RSA_BITS:
         raise SealingKeyInvalid(f"the key must be RSA with {SMALLEST_RSA_BITS} to {LARGEST_RSA_BITS} bits")
