@@ -23,6 +23,7 @@ from processors.personal_data import is_plain_text, seal_for_processor
 from processors.sealing import compact_header
 from processors.validation.clear_text import holds_card_number, text_fields
 from processors.validation.request import RequestMalformed, parse_request
+from schemas.card_numbers import mask_card_numbers
 from schemas.payout_id import payout_id_problem
 
 LINE_BYTES_MAX: Final = 256 * 1024
@@ -45,7 +46,8 @@ class BadLine(Exception):
     """A line is no payout request. Says which field and why; never what stood there."""
 
     def __init__(self, place: str, problem: str) -> None:
-        super().__init__(f"{place}: {problem}" if place else problem)
+        # A column is named by its heading, which may be a card number that slipped into the first line (P6).
+        super().__init__(mask_card_numbers(f"{place}: {problem}" if place else problem))
 
 
 @dataclass(frozen=True, slots=True)
