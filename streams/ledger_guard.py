@@ -13,6 +13,7 @@ from ledger.interface import LedgerError
 from ledger.seals import Seals
 from schemas.codec import RegistryUnavailable, SchemaNotRegistered
 from streams.audit_topic import LastPublished
+from streams.away import what_is_away
 from streams.gate import Gate
 from streams.holes import Unreadable
 from streams.metrics import Metrics
@@ -39,6 +40,8 @@ class LedgerGuard:
         self._gate = gate
         self._metrics = metrics
         self._closed_for: str | None = None
+        self._away: str | None = None
+        """What could not be asked, beside the verdict that is missing for it: an operator looks there first."""
         self._told_at = -TELL_EVERY_SECONDS
         self._looked_at = 0.0
         self.verdict = Verdict.NOT_LOOKED_AT
@@ -68,7 +71,9 @@ class LedgerGuard:
             )
             if not self._seals.is_trusted:
                 self._close(Verdict.NOT_LOOKED_AT)
+                self._wait_for(what_is_away(error))
             return
+        self._wait_for(None)
         self._looked_at = _now()
         if verdict is Verdict.KNOWN:
             self._open()
@@ -92,6 +97,16 @@ class LedgerGuard:
         if self._closed_for is not None:
             self._gate.open(self._closed_for)
         self._closed_for = reason
+
+    def _wait_for(self, away: str | None) -> None:
+        """Name what is away for as long as it is."""
+        if away == self._away:
+            return
+        if away is not None:
+            self._gate.close(away)
+        if self._away is not None:
+            self._gate.open(self._away)
+        self._away = away
 
     def _open(self) -> None:
         if self.verdict is not Verdict.KNOWN:

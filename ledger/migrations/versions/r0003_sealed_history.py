@@ -62,6 +62,9 @@ CREATE TABLE adoptions (
 )
 """
 
+# Every insert asks whether the broker had its request before an adoption.
+ADOPTION_WINDOW = "CREATE INDEX adoptions_window ON adoptions (window_to)"
+
 TRIGGERS = (
     """CREATE TRIGGER seals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON seals
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change()""",
@@ -75,7 +78,7 @@ TRIGGERS = (
 def upgrade() -> None:
     """All of it or nothing, in one transaction."""
     for statement in (
-        *(*WRITTEN_BY, SEALS, SEAL_HEAD, "INSERT INTO seal_head DEFAULT VALUES", ADOPTIONS),
+        *(*WRITTEN_BY, SEALS, SEAL_HEAD, "INSERT INTO seal_head DEFAULT VALUES", ADOPTIONS, ADOPTION_WINDOW),
         *TRIGGERS,
     ):
         op.execute(statement)

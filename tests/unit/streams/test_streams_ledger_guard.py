@@ -89,9 +89,10 @@ async def test_l11_work_waits_until_the_database_is_known(scene: Scene) -> None:
 async def test_k5_l11_what_cannot_be_read_is_waited_for(scene: Scene) -> None:
     """K5, L11: without the topic, or the database, nobody knows; but a database that was known stays known."""
     scene.away = Unreadable("no answer")
-    assert await scene.look() == ("ledger:NOT_LOOKED_AT",)
+    assert await scene.look() == ("broker", "ledger:NOT_LOOKED_AT")
+    assert await scene.look() == ("broker", "ledger:NOT_LOOKED_AT"), "named once, however often it is away"
     scene.away = None
-    assert await scene.look(LedgerUnavailable("away")) == ("ledger:NOT_LOOKED_AT",)
+    assert await scene.look(LedgerUnavailable("away")) == ("database", "ledger:NOT_LOOKED_AT")
     assert await scene.look(Verdict.KNOWN) == ()
     scene.away = Unreadable("no answer")
     assert await scene.look() == ()
