@@ -121,7 +121,7 @@ async def test_l11_another_server_is_noticed_and_a_known_one_is_looked_at_again(
 async def test_l11_what_was_published_before_another_server_came_says_nothing_of_it(scene: Scene) -> None:
     """L11: a worker frozen between reading the topic and the database wakes in front of a copy."""
     scene.database.started = [NEVER + timedelta(hours=1)]
-    assert await scene.look() == ("broker", "ledger:NOT_LOOKED_AT")
+    assert await scene.look() == ("ledger:NOT_LOOKED_AT",)
     assert not scene.database.is_trusted
     assert await scene.look(Verdict.KNOWN) == ()
 
