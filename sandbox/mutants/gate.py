@@ -36,7 +36,7 @@ class Fate(StrEnum):
     CAUGHT = "caught"
     SURVIVED = "SURVIVED"
     UNUSABLE = "UNUSABLE"
-    """The check ended without a verdict: the bug does not run at all, and proves nothing."""
+    """No verdict, or the same one without the bug: it proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,38 +96,48 @@ def try_mutant(mutant: Mutant) -> Result:
     begun = time.monotonic()
     with copied_tree() as root:
         apply_edits(root, mutant.edits)
-        try:
-            done = subprocess.run(
-                [sys.executable, *mutant.check],
-                cwd=root,
-                env=os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
-                capture_output=True,
-                text=True,
-                timeout=CHECK_SECONDS_MAX,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Result(mutant, Fate.UNUSABLE, time.monotonic() - begun, "the check did not end")
-    return _result(mutant, done, begun)
+        done = _run(root, mutant.check)
+    fate, seen = _judged(mutant, done)
+    return Result(mutant, fate, time.monotonic() - begun, seen[:SHOWN])
 
 
-def _result(mutant: Mutant, done: subprocess.CompletedProcess[str], begun: float) -> Result:
-    seconds = time.monotonic() - begun
+def _judged(mutant: Mutant, done: subprocess.CompletedProcess[str] | None) -> tuple[Fate, str]:
+    if done is None:
+        return Fate.UNUSABLE, "the check did not end"
     if done.returncode == 0:
-        return Result(mutant, Fate.SURVIVED, seconds, "")
-    said = f"{done.stdout}\n{done.stderr}"
-    if FAILED_VERDICT.search(done.stdout) or FAILED_TESTS.search(done.stdout):
-        return Result(mutant, Fate.CAUGHT, seconds, _seen(said))
-    return Result(mutant, Fate.UNUSABLE, seconds, " ".join(said.split())[-SHOWN:])
+        return Fate.SURVIVED, ""
+    if not (FAILED_VERDICT.search(done.stdout) or FAILED_TESTS.search(done.stdout)):
+        return Fate.UNUSABLE, " ".join(f"{done.stdout}\n{done.stderr}".split())[-SHOWN:]
+    again, seen = _what_failed(mutant.check, f"{done.stdout}\n{done.stderr}")
+    without_it = _run(REPOSITORY, again)
+    if without_it is None or without_it.returncode != 0:
+        return Fate.UNUSABLE, f"it fails without the bug as well: {seen}"
+    return Fate.CAUGHT, seen
 
 
-def _seen(said: str) -> str:
-    """The first violation of a simulated world, or the first failed test."""
-    for pattern in (r"^seed \d+: (.*)$", r"^FAILED (\S+)"):
-        found = re.search(pattern, said, re.MULTILINE)
-        if found:
-            return found[1][:SHOWN]
-    return "a verdict that is not clean"
+def _run(root: Path, check: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    """A check in a tree of its own; None when it does not end."""
+    try:
+        return subprocess.run(
+            [sys.executable, *check],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _what_failed(check: tuple[str, ...], said: str) -> tuple[tuple[str, ...], str]:
+    """The one world or test that failed, to be run without the bug, and what it said."""
+    world = re.search(r"^seed (\d+): (.*)$", said, re.MULTILINE)
+    if world:
+        return (*check, "--seed", world[1]), world[2]
+    test = re.search(r"^FAILED (\S+)", said, re.MULTILINE)
+    return (check, "a verdict that is not clean") if test is None else ((*check[:-1], test[1]), test[1])
 
 
 def run_gate(mutants: Sequence[Mutant], say: Callable[[str], None]) -> list[Result]:

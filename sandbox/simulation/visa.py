@@ -200,24 +200,25 @@ class SimulatedVisa:
 
     def _arrive(self, call: _Call, reply: asyncio.Future[Exchange], answer_after: float) -> None:
         """The request is at Visa: its effect, and the answer that may be lost."""
-        match call.operation:
-            case Operation.TRANSACTION_QUERY:
-                exchange = self._query(call)
-            case Operation.PUSH_FUNDS_STATUS:
-                exchange = self._status(call)
-            case _:
-                exchange = self._move(call)
+        if call.fault is Fault.SILENCE_BEFORE:
+            return
+        exchange = _without_effect(call.fault) or self._served(call)
         if exchange is not None:
             call.sent.definite = isinstance(exchange, Answered) and exchange.status in DEFINITE_STATUSES
             self._answer(reply, answer_after, exchange)
 
+    def _served(self, call: _Call) -> Exchange | None:
+        """What a request comes to that nothing has kept from its effect; None: its answer is lost."""
+        match call.operation:
+            case Operation.TRANSACTION_QUERY:
+                return self._query(call)
+            case Operation.PUSH_FUNDS_STATUS:
+                return self._status(call)
+            case _:
+                return self._move(call)
+
     def _move(self, call: _Call) -> Exchange | None:
         fault = call.fault
-        if fault is Fault.SILENCE_BEFORE:
-            return None
-        refusal = _without_effect(fault)
-        if refusal is not None:
-            return refusal
         if self._is_invalid(call):
             return answer(400, {}, {"responseStatus": {"status": 400, "code": "3001"}})
         known = self._duplicate_of(call)
@@ -288,13 +289,8 @@ class SimulatedVisa:
                 return effect
         return None
 
-    def _query(self, call: _Call) -> Exchange | None:
+    def _query(self, call: _Call) -> Exchange:
         fault = call.fault
-        if fault is Fault.SILENCE_BEFORE:
-            return None
-        refusal = _without_effect(fault)
-        if refusal is not None:
-            return refusal
         rows = [_row(effect) for effect in self.by_numbers[call.numbers]]
         pull = self.world.pull_amount(call.numbers)
         if pull is not None:
@@ -308,13 +304,8 @@ class SimulatedVisa:
             rows = [] if fresh else [row | {"statusCode": "IN_PROGRESS", "actionCode": None} for row in rows]
         return answer(200, {}, rows)
 
-    def _status(self, call: _Call) -> Exchange | None:
+    def _status(self, call: _Call) -> Exchange:
         fault = call.fault
-        if fault is Fault.SILENCE_BEFORE:
-            return None
-        refusal = _without_effect(fault)
-        if refusal is not None:
-            return refusal
         known = self.pending.get(call.payout_id)
         if known is None:
             return answer(404, {}, {"responseStatus": {"status": 404, "code": "3001"}})

@@ -17,12 +17,11 @@ from processors.visa.deadline import Deadline
 from processors.visa.exchange import Exchange
 from processors.visa.requests import VisaRequest
 from processors.visa.transport import VisaDirectClient
-from sandbox.simulation.broker import AGENT_TOPICS, SESSION_SECONDS, SendRefused, Slot, Stored
+from sandbox.simulation.broker import AGENT_TOPICS, SESSION_SECONDS, Slot, Stored
 from sandbox.simulation.virtual_loop import Process, context_of, run_in
 from schemas.codec import Codec
 from streams.announcer import Announcer
 from streams.away import what_is_away
-from streams.bootstrap import submission_profile
 from streams.dead_letters import DeadLetters
 from streams.driver import Driver
 from streams.gate import Gate
@@ -491,6 +490,3 @@ class SimulatedWorker:
             )
             for topic, handler in by_topic.items()
         }
-
-
-__all__ = ["SendRefused", "SimulatedWorker", "submission_profile"]

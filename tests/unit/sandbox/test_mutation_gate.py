@@ -53,6 +53,18 @@ def test_a_bug_that_does_not_run_is_not_called_caught() -> None:
     assert try_mutant(broken).fate is Fate.UNUSABLE
 
 
+def test_a_check_that_fails_without_the_bug_catches_nothing(tmp_path: Path) -> None:
+    """What is red anyway must not be counted for a bug that nothing sees."""
+    red = tmp_path / "test_red.py"
+    red.write_text("def test_red():\n    raise AssertionError\n")
+    always_red = Mutant(
+        "anything", "-", ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(red)), ()
+    )
+    result = try_mutant(always_red)
+    assert result.fate is Fate.UNUSABLE
+    assert "without the bug as well" in result.seen
+
+
 def test_an_edit_that_does_not_fit_is_told(tmp_path: Path) -> None:
     """The code moved on: the catalogue must follow, and says where."""
     (tmp_path / "file.py").write_text("one\none\n")

@@ -14,7 +14,6 @@ from ledger.interface import Disposition, IntakeRecord
 from processors.visa.identity import Operation
 from sandbox.simulation.plan import Accident, draw
 from sandbox.simulation.visa import Effect
-from sandbox.simulation.watch import Violation
 from sandbox.simulation.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -151,11 +150,6 @@ def test_what_is_planted_is_seen(world: World, plant: Callable[[World], None], t
     """P1–P6: one violation of each term, planted in a clean world."""
     plant(world)
     assert term in terms(world)
-
-
-def test_a_violation_names_its_payout() -> None:
-    """Whoever reads it wants to know whose."""
-    assert Violation("lost", "sim-1-0001", "no row").payout_id == "sim-1-0001"
 
 
 def test_a_seed_is_drawn_the_same_way_whatever_is_asked_for_besides() -> None:
