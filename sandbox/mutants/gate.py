@@ -136,7 +136,7 @@ def _what_failed(check: tuple[str, ...], said: str) -> tuple[tuple[str, ...], st
     world = re.search(r"^seed (\d+): (.*)$", said, re.MULTILINE)
     if world:
         return (*check, "--seed", world[1]), world[2]
-    test = re.search(r"^FAILED (\S+)", said, re.MULTILINE)
+    test = re.search(r"^FAILED ([^\s\[]+)", said, re.MULTILINE)  # the whole function: an id may hold spaces
     return (check, "a verdict that is not clean") if test is None else ((*check[:-1], test[1]), test[1])
 
 
