@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PYTHONDONTWRITEBYTECODE ?= 1
+# Bytecode is kept, or each command would compile all it imports; and kept apart, so that the checkout stays clean.
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/bytecode
 
 .DEFAULT_GOAL := help
 
@@ -36,13 +37,13 @@ $(VENV)/fuzz-environment: $(VENV)/test-environment requirements/fuzz.txt
 setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
 
 .PHONY: demo
-demo: $(VENV)/demo-environment ## Real Kafka, real PostgreSQL, the Visa stand-in, one worker, 50 sample records, one verdict.
+demo: $(VENV)/demo-environment ## Real Kafka, real PostgreSQL, the Visa stand-in, one worker, 54 sample records, one verdict.
 	@$(BIN)/python -m sandbox.demo
 
 .PHONY: lint
 lint: $(VENV)/test-environment ## Style, imports, layering.
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/lint-imports --no-cache | tail -n 5
+	@set -o pipefail; $(BIN)/lint-imports --no-cache | tail -n 5
 
 .PHONY: types
 types: $(VENV)/test-environment ## mypy --strict.
@@ -54,7 +55,11 @@ unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
 
 .PHONY: test
 test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
-	@$(BIN)/pytest -q tests
+	@# Both are jobs of their own, so that a signal reaches this shell at once, which ends them by the one they handle.
+	@set -m; $(BIN)/pytest -q -p no:cacheprovider -m 'not servers' tests >.tests-without-servers.log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -q -m servers tests & servers=$$!; \
+	trap 'kill $$beside $$servers 2>/dev/null; wait; cat .tests-without-servers.log; exit 130' INT TERM HUP; \
+	wait $$servers; failed=$$?; wait $$beside || failed=$$?; cat .tests-without-servers.log; exit $$failed
 
 TIER ?= commit
 SEED ?= 1
@@ -63,12 +68,26 @@ SEED ?= 1
 faults: $(VENV)/demo-environment ## Break everything on purpose and audit: TIER=commit|nightly|release SEED=n.
 	@$(BIN)/python -m sandbox.faults --tier $(TIER) --seed $(SEED)
 
+PAYOUTS ?= 5000
+
+.PHONY: rotation
+rotation: $(VENV)/demo-environment ## Certificates and keys renewed under load: PAYOUTS=n, at least 200 calls in flight at each swap.
+	@$(BIN)/python -m sandbox.rotation --payouts $(PAYOUTS)
+
 SEEDS ?= 200
 FROM ?= 1
 
 .PHONY: simulate
 simulate: $(VENV)/demo-environment ## Whole worlds on a virtual clock: SEEDS=n FROM=n, 200 payouts each.
 	@$(BIN)/python -m sandbox.simulation --seeds $(SEEDS) --from $(FROM)
+
+BASE_URL ?=
+ONLY ?=
+CONFORMANCE ?=
+
+.PHONY: conformance
+conformance: $(VENV)/demo-environment ## Visa's published facts against the stand-in, or BASE_URL=https://... with credentials in VISA_...
+	@$(BIN)/python -m sandbox.conformance --base-url '$(BASE_URL)' --only '$(ONLY)' $(CONFORMANCE)
 
 .PHONY: crash-pairs
 crash-pairs: $(VENV)/demo-environment ## A worker killed at every pair of boundaries of every kind of life, simulated.
@@ -92,6 +111,10 @@ fuzz: $(VENV)/fuzz-environment ## Coverage-guided fuzzing of every decoder and p
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline
+
+.PHONY: bench-visa
+bench-visa: $(VENV)/demo-environment ## Calls/s, latency and CPU a call of the Visa client at 1, 10, 100 and 500 in flight.
+	@$(BIN)/python -m bench.visa_client
 
 .PHONY: up
 up: ## The same stack from docker-compose.kafka.yml, for those with Docker.

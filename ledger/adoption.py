@@ -120,6 +120,10 @@ RETURNING window_to
 """
 
 
+_CHAIN_IS_OURS: Final = frozenset({Verdict.FORGOTTEN, Verdict.RESTORED})
+"""What was published is sealed here under the same hash: the chain goes on where ours ends."""
+
+
 class Overtaken(Exception):
     """The database is not as the plan saw it: somebody has adopted it, or it was put back again. Nothing was done."""
 
@@ -269,7 +273,7 @@ async def _adopted(
 def _place_after(plan: AdoptionPlan) -> Head:
     """Behind everything that was sealed anywhere, continuing what was published."""
     own, published = plan.standing.head, plan.published
-    if published is None or plan.verdict is Verdict.FORGOTTEN:
+    if published is None or plan.verdict in _CHAIN_IS_OURS:
         return Head(own.sequence + 1, own.hash)
     return Head(max(own.sequence, published.head.sequence) + 1, published.head.hash)
 
@@ -278,7 +282,7 @@ def _published_after(plan: AdoptionPlan) -> int:
     """What the topic has then: all before the adoption; of a lost topic nothing, so that it is filled again."""
     if plan.verdict is Verdict.TOPIC_LOST:
         return 0
-    if plan.verdict is Verdict.FORGOTTEN:
+    if plan.verdict in _CHAIN_IS_OURS:
         return plan.standing.published_sequence
     return _place_after(plan).sequence - 1
 

@@ -416,7 +416,7 @@ async def open_pool(
             target_session_attrs=SessionAttribute.read_write,
             init=primary.prepare_session,
             reset=_keep_session,
-            server_settings=_session_settings(timeouts, application_name),
+            server_settings=_pool_settings(timeouts, application_name),
         )
     except (*DRIVER_ERRORS, ValueError) as error:
         failure = _as_error(failure_of(error, sent=False))
@@ -428,24 +428,40 @@ async def open_pool(
     raise failure
 
 
-def _session_settings(timeouts: Timeouts, application_name: str) -> dict[str, str]:
-    def milliseconds(seconds: float) -> str:
-        return str(max(1, round(seconds * 1000)))
-
+def session_settings(
+    application_name: str,
+    *,
+    lock_seconds: float,
+    statement_seconds: float,
+    idle_in_transaction_seconds: float = IDLE_IN_TRANSACTION_SECONDS,
+) -> dict[str, str]:
+    """What every session of ours tells the server, a worker's, a command's and a migration's alike: how long it may
+    wait for a lock, how long a statement may run, and how long it may do nothing with a transaction open."""
     return {
         "application_name": application_name,
+        "client_min_messages": "warning",
+        "idle_in_transaction_session_timeout": _milliseconds(idle_in_transaction_seconds),
+        "lock_timeout": _milliseconds(lock_seconds),
+        "statement_timeout": _milliseconds(statement_seconds),
+        "tcp_keepalives_idle": str(KEEPALIVE_SECONDS),
+        "tcp_keepalives_interval": str(KEEPALIVE_SECONDS),
+        "tcp_keepalives_count": "3",
+        "timezone": "UTC",
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+def _pool_settings(timeouts: Timeouts, application_name: str) -> dict[str, str]:
+    return session_settings(
+        application_name, lock_seconds=timeouts.lock_seconds, statement_seconds=timeouts.statement_seconds
+    ) | {
         # A plan made while the tables were small is kept; it must not read a million rows later. Every statement of
         # the ledger reaches its rows by an index, but for `counts`.
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         "enable_seqscan": "off",
-        "client_min_messages": "warning",
         "default_transaction_isolation": "read committed",
-        "idle_in_transaction_session_timeout": milliseconds(IDLE_IN_TRANSACTION_SECONDS),
-        "lock_timeout": milliseconds(timeouts.lock_seconds),
-        "statement_timeout": milliseconds(timeouts.statement_seconds),
-        "tcp_keepalives_idle": str(KEEPALIVE_SECONDS),
-        "tcp_keepalives_interval": str(KEEPALIVE_SECONDS),
-        "tcp_keepalives_count": "3",
-        "timezone": "UTC",
     }

@@ -26,6 +26,8 @@ class Verdict(StrEnum):
     """A primary that another one has followed."""
     TOPIC_LOST = "TOPIC_LOST"
     """The database has published, and the topic holds nothing."""
+    RESTORED = "RESTORED"
+    """A backup was put back here, and nobody has adopted it yet."""
     FORGOTTEN = "FORGOTTEN"
     """A worker began intents that this database does not have: a copy from less than a moment before."""
 
@@ -43,6 +45,8 @@ class Standing:
     adopted_sequence: int
     """Of the newest adoption; 0 when there is none."""
     identity_position: int
+    restored: bool = False
+    """A backup was put back since the newest adoption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,21 @@ def _refusal(standing: Standing, published: Published | None, *, knows_published
         has_published = standing.published_sequence > 0
         # An adoption that is not published yet accounts for the empty topic; its own record will be the first there.
         adopted = standing.adopted_sequence > standing.published_sequence
-        return Verdict.TOPIC_LOST if has_published and not adopted else None
+        lost = has_published and not adopted
+        return Verdict.TOPIC_LOST if lost else _restored(standing)
     if published.head.sequence > standing.head.sequence:
         return Verdict.BEHIND
     if not knows_published:
         return Verdict.DIFFERENT
+    if standing.restored:
+        return Verdict.RESTORED
     adopted_since = standing.adopted_sequence > published.head.sequence
     if published.system_identifier != standing.system_identifier and not adopted_since:
         return Verdict.OTHER_SYSTEM
     if published.timeline > standing.timeline and not adopted_since:
         return Verdict.OLDER_TIMELINE
     return None
+
+
+def _restored(standing: Standing) -> Verdict | None:
+    return Verdict.RESTORED if standing.restored else None

@@ -7,10 +7,10 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from ledger.interface import (
@@ -35,23 +35,36 @@ from ledger.values import (
     checked_lease_seconds,
     checked_limit,
     checked_seconds,
-    column_values,
     encoded_detail,
     in_utc,
     is_storable_text,
-    row_from_values,
     sql_type,
 )
-from processors.payout.row import LEDGER_RESTORED, MUTABLE_COLUMNS, PayoutRow
+from processors.payout.row import LEDGER_RESTORED, MUTABLE_COLUMNS, PayoutRow, PayoutState, with_changes
 
+_TIMES: Final = tuple(column for column in INSERT_COLUMNS if sql_type(column) == "timestamptz")
 LEASE_POLL_SECONDS: Final = 0.25
 BIGINT: Final = range(-(2**63), 2**63)
 TRACE_NUMBERS: Final = range(100_000, 1_000_000)
 PULL_BYTES: Final = 32
-_MUTABLE_TIMES: Final = tuple(column for column in MUTABLE_COLUMNS if sql_type(column) == "timestamptz")
+_GUARDED: Final = frozenset({
+    "attempts", "identity_number", "systems_trace_audit_number", "retrieval_reference_number",
+    "compensation_identity_number", "compensation_systems_trace_audit_number",
+    "compensation_retrieval_reference_number", "returned_at", "returned_version", "returned_reason_code",
+})  # fmt: skip
+"""Columns that a trigger, a unique or a CHECK constraint looks at when a row is changed."""
+_ALWAYS_STORABLE: Final = frozenset({type(None), bool, bytes, datetime})
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""What is the same after it was written as JSON and read again."""
+_SHORT_DETAIL_CHARACTERS: Final = 2_000
+"""Below it no evidence is too long, whatever its characters."""
+_mutable: Final[Callable[[Mapping[str, Any]], tuple[Any, ...]]] = itemgetter(*MUTABLE_COLUMNS)
+_MUTABLE_TIMES: Final = frozenset(column for column in MUTABLE_COLUMNS if sql_type(column) == "timestamptz")
 RETRIEVAL_REFERENCE: Final = re.compile(r"[0-9]{12}\Z")
 
 Answer = TypeVar("Answer")
+_Entry = tuple[str, int, datetime, str, str, str | None, str, Mapping[str, Any]]
+"""The fields of a `HistoryEntry`, which is made when somebody asks: most are never read."""
 
 
 class Fault(StrEnum):
@@ -84,7 +97,7 @@ class MemoryLedger:
         self._receipts: dict[tuple[str, str, str], str] = {}
         self._pulls: dict[bytes, str] = {}
         self._owners: dict[tuple[str, object], str] = {}
-        self._history: dict[str, list[HistoryEntry]] = {}
+        self._history: dict[str, list[_Entry]] = {}
         self._intake: dict[tuple[str, int, int], IntakeRecord] = {}
         self._verified: dict[tuple[str, int], int] = {}
         self._mode = ModeRecord(Mode.NORMAL, clock(), "migration", "the ledger was created")
@@ -143,7 +156,9 @@ class MemoryLedger:
         checked_limit(limit)
         latest = self._clock() - timedelta(seconds=checked_seconds("older_than_seconds", older_than_seconds))
         behind = [
-            stored for stored in self._stored.values() if _is_unannounced(stored.row) and stored.updated_at <= latest
+            stored
+            for stored in self._stored.values()
+            if stored.row.announced_version < stored.row.announce_version and stored.updated_at <= latest
         ]
         behind.sort(key=_last_written)
         known = None if after is None else self._stored.get(after)
@@ -182,7 +197,7 @@ class MemoryLedger:
     async def history(self, payout_id: str) -> Sequence[HistoryEntry]:
         """See `Ledger.history`."""
         _refuse_unstorable([payout_id])
-        return list(self._history.get(payout_id, ()))
+        return [HistoryEntry(*entry) for entry in self._history.get(payout_id, ())]
 
     async def mode(self) -> ModeRecord:
         """See `Ledger.mode`."""
@@ -233,9 +248,13 @@ class MemoryLedger:
         return answer
 
     def _insert(self, row: PayoutRow, actor: str) -> Inserted | Existing:
-        values = _storable_columns(row, INSERT_COLUMNS)
+        given = row.__dict__
+        times = {column: in_utc(column, given[column]) for column in _TIMES if given[column] is not None}
+        _refuse_unstorable([given[column] for column in INSERT_COLUMNS])
         _refuse_unstorable([actor])
-        fresh = _row(values, version=1, announced_version=0, lease_owner=None, lease_until=None, receipt_owned=False)
+        fresh = with_changes(
+            row, **times, version=1, announced_version=0, lease_owner=None, lease_until=None, receipt_owned=False
+        )
         _refuse_broken_constraint(fresh)
         existing = self._stored.get(row.payout_id)
         if existing is not None:
@@ -243,9 +262,10 @@ class MemoryLedger:
         if self._taken(fresh) is not None:
             raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
         if self._restored_until is not None and fresh.received_at < self._restored_until:
-            fresh = replace(fresh, held=True, hold_reason=LEDGER_RESTORED)
-        inserted = replace(fresh, receipt_owned=self._claim(fresh))
+            fresh = with_changes(fresh, held=True, hold_reason=LEDGER_RESTORED)
+        inserted = with_changes(fresh, receipt_owned=self._claim(fresh))
         self._store(inserted)
+        self._take(inserted)
         self._note(inserted, actor, "received", None, {})
         return Inserted(inserted)
 
@@ -262,7 +282,7 @@ class MemoryLedger:
         return owners <= {row.payout_id}
 
     def _commit(self, change: Change, owner: str | None) -> PayoutRow | None:
-        values, detail = _storable_change(change)
+        values, detail = self._storable_change(change)
         stored = self._current(change.before)
         if stored is None:
             return None
@@ -270,7 +290,7 @@ class MemoryLedger:
         return self._apply(stored, change, values, detail, *((None, None) if lease[0] == owner else lease))
 
     def _begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
-        values, detail = _storable_change(change)
+        values, detail = self._storable_change(change)
         _refuse_unstorable([owner])
         stored = self._current(change.before)
         if stored is None:
@@ -285,6 +305,22 @@ class MemoryLedger:
             return NotBegun.UNVERIFIED
         lease_until = self._clock() + timedelta(seconds=lease_seconds)
         return self._apply(stored, change, values, detail, owner, lease_until)
+
+    def _storable_change(self, change: Change) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What the change writes that is not there already, and its evidence."""
+        detail = _stored_detail(change.detail)
+        before = change.before
+        _refuse_unstorable((before.payout_id, before.version, change.actor, change.transition))
+        stored = self._stored.get(before.payout_id)
+        after, there = change.after.__dict__, {} if stored is None else stored.row.__dict__
+        written = dict(zip(MUTABLE_COLUMNS, _mutable(after), strict=True))
+        if there:
+            written = {column: value for column, value in written.items() if value is not there[column]}
+        _refuse_unstorable(written.values())
+        for column in _MUTABLE_TIMES & written.keys():
+            if written[column] is not None:
+                written[column] = in_utc(column, written[column])
+        return written, detail
 
     def _current(self, before: PayoutRow) -> _Stored | None:
         stored = self._stored.get(before.payout_id)
@@ -302,12 +338,14 @@ class MemoryLedger:
         lease_until: datetime | None,
     ) -> PayoutRow:
         row = stored.row
-        changed = replace(row, **values, version=row.version + 1, lease_owner=lease_owner, lease_until=lease_until)
-        _refuse_new_identity(row, changed)
-        _refuse_broken_constraint(changed)
-        taken = self._taken(changed)
-        if taken is not None:
-            raise RowRejected(f"the row's data is refused, constraint {taken}")
+        changed = with_changes(row, **values, version=row.version + 1, lease_owner=lease_owner, lease_until=lease_until)
+        if not _GUARDED.isdisjoint(values):  # else what is there has passed already
+            _refuse_forbidden_change(row, changed)
+            _refuse_broken_step(changed)
+            taken = self._taken(changed)
+            if taken is not None:
+                raise RowRejected(f"the row's data is refused, constraint {taken}")
+            self._take(changed)
         self._store(changed)
         self._note(changed, change.actor, change.transition, row.state.value, detail)
         return changed
@@ -329,10 +367,14 @@ class MemoryLedger:
         if self._mode.mode is not Mode.NORMAL:
             return []
         now = self._clock()
-        found = [(row.due_at, row.payout_id.encode(), row) for row in self._rows() if row.due_at and not row.held]
-        picked = sorted(entry for entry in found if entry[0] <= now)[:limit]
+        found = [
+            (row.due_at, row.payout_id.encode(), row)
+            for row in self._rows()
+            if row.due_at is not None and row.due_at <= now and not row.held
+        ]
+        picked = sorted(found)[:limit]
         for _, _, row in picked:
-            moved = replace(row, due_at=now + timedelta(seconds=redrive_seconds))
+            moved = with_changes(row, due_at=now + timedelta(seconds=redrive_seconds))
             self._stored[row.payout_id].row = moved
         return [_due_row(row) for _, _, row in picked]
 
@@ -344,7 +386,7 @@ class MemoryLedger:
         for payout_id, version in highest.items():
             stored = self._stored.get(payout_id)
             if stored and stored.row.announced_version < version <= stored.row.announce_version:
-                stored.row = replace(stored.row, announced_version=version)
+                stored.row = with_changes(stored.row, announced_version=version)
 
     def _record_intake(self, record: IntakeRecord) -> None:
         _refuse_unstorable([record.topic, record.partition, record.offset, record.payout_id, record.reason_code])
@@ -387,22 +429,16 @@ class MemoryLedger:
 
     def _store(self, row: PayoutRow) -> None:
         self._stored[row.payout_id] = _Stored(row, self._clock())
-        # Never given back: sender_reference is fixed, and an identity once taken is kept.
+
+    def _take(self, row: PayoutRow) -> None:
+        """Never given back: sender_reference is fixed, and an identity once taken is kept."""
         self._owners.update(dict.fromkeys(_unique_keys(row), row.payout_id))
 
     def _note(
         self, row: PayoutRow, actor: str, transition: str, from_state: str | None, detail: Mapping[str, Any]
     ) -> None:
-        entry = HistoryEntry(
-            row.payout_id,
-            row.version,
-            self._clock(),
-            actor,
-            transition,
-            from_state,
-            row.state.value,
-            detail,
-        )
+        now = self._clock()
+        entry = row.payout_id, row.version, now, actor, transition, from_state, row.state.value, detail
         self._history.setdefault(row.payout_id, []).append(entry)
 
 
@@ -438,14 +474,23 @@ def _compensation_identity(row: PayoutRow) -> Identity:
     )
 
 
-def _refuse_new_identity(row: PayoutRow, changed: PayoutRow) -> None:
+def _returned(row: PayoutRow) -> tuple[datetime | None, int, str | None]:
+    return row.returned_at, row.returned_version, row.returned_reason_code
+
+
+def _refuse_forbidden_change(row: PayoutRow, changed: PayoutRow) -> None:
     """The triggers of the table, in the order in which they run: by name."""
+    sent_before = row.ambiguous or row.state is not PayoutState.CLEARED
+    if row.is_account_payout and changed.attempts > row.attempts and sent_before:
+        raise RowRejected("the row's data is refused, constraint payouts_account_never_sent_again")
     for name, identity in (
         ("payouts_compensation_identity_kept", _compensation_identity),
         ("payouts_identity_kept", _identity),
     ):
         if identity(row)[0] is not None and identity(row) != identity(changed):
             raise RowRejected(f"the row's data is refused, constraint {name}")
+    if row.returned_at is not None and _returned(row) != _returned(changed):
+        raise RowRejected("the row's data is refused, constraint payouts_return_kept")
 
 
 def _unique_keys(row: PayoutRow) -> Sequence[tuple[str, object]]:
@@ -459,38 +504,22 @@ def _unique_keys(row: PayoutRow) -> Sequence[tuple[str, object]]:
     return keys
 
 
-def _row(values: Mapping[str, Any], **ledger_values: Any) -> PayoutRow:
-    return row_from_values({**values, **ledger_values})
-
-
-def _storable_columns(row: PayoutRow, columns: Sequence[str]) -> Mapping[str, Any]:
-    values = column_values(row, columns)
-    _refuse_unstorable(values)
-    return dict(zip(columns, values, strict=True))
-
-
-_mutable_values = attrgetter(*MUTABLE_COLUMNS)
-
-
-def _storable_change(change: Change) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    detail = json.loads(encoded_detail(change.detail)) if change.detail else {}
-    before = change.before
-    _refuse_unstorable((before.payout_id, before.version, change.actor, change.transition))
-    _refuse_unstorable_json(detail)
-    values = _mutable_values(change.after)
-    _refuse_unstorable(values)
-    written = dict(zip(MUTABLE_COLUMNS, values, strict=True))
-    for column in _MUTABLE_TIMES:
-        time = written[column]
-        if time is not None:
-            written[column] = in_utc(column, time)
-    return written, detail
+def _stored_detail(detail: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not detail:
+        return {}
+    texts = [*detail, *(value for value in detail.values() if type(value) is str)]
+    if all(type(value) in _PLAIN for value in detail.values()) and sum(map(len, texts)) < _SHORT_DETAIL_CHARACTERS:
+        _refuse_unstorable(texts)
+        return dict(detail)
+    read_again: Mapping[str, Any] = json.loads(encoded_detail(detail))
+    _refuse_unstorable_json(read_again)
+    return read_again
 
 
 def _refuse_unstorable(values: Iterable[Any]) -> None:
     """What PostgreSQL's types refuse before a statement runs: zero bytes, text that is no UTF-8, numbers too large."""
     for value in values:
-        if value is None or value is True or value is False:
+        if type(value) in _ALWAYS_STORABLE:
             continue
         if isinstance(value, str):
             if not is_storable_text(value):
@@ -511,20 +540,38 @@ def _refuse_unstorable_json(value: object) -> None:
 
 def _refuse_broken_constraint(row: PayoutRow) -> None:
     """The CHECK constraints of the table, by the same names; the first in the alphabet is the one that is named."""
-    broken = {
-        "payouts_payout_id_length": not 1 <= len(row.payout_id.encode()) <= 512,
-        "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
-        "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
-        "payouts_funding_pull_form": not all(map(_is_hash_or_none, (row.funding_trace, row.funding_transaction))),
-        "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
-        "payouts_identity_whole": not _is_whole(_identity(row)),
-        "payouts_identity_form": not _has_form(_identity(row)),
-        "payouts_compensation_identity_whole": not _is_whole(_compensation_identity(row)),
-        "payouts_compensation_identity_form": not _has_form(_compensation_identity(row)),
+    _refuse_first_broken(
+        {
+            **_broken_by_a_step(row),
+            "payouts_payout_id_length": not 1 <= len(row.payout_id.encode()) <= 512,
+            "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
+            "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
+            "payouts_funding_pull_form": not all(map(_is_hash_or_none, (row.funding_trace, row.funding_transaction))),
+            "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
+        }
+    )
+
+
+def _refuse_broken_step(row: PayoutRow) -> None:
+    """Of the CHECK constraints those on columns that a compare-and-set writes."""
+    _refuse_first_broken(_broken_by_a_step(row))
+
+
+def _refuse_first_broken(broken: Mapping[str, bool]) -> None:
+    if True in broken.values():
+        name = min(name for name, is_broken in broken.items() if is_broken)
+        raise RowRejected(f"the row's data is refused, constraint {name}")
+
+
+def _broken_by_a_step(row: PayoutRow) -> Mapping[str, bool]:
+    identity, compensation_identity = _identity(row), _compensation_identity(row)
+    return {
+        "payouts_identity_whole": not _is_whole(identity),
+        "payouts_identity_form": not _has_form(identity),
+        "payouts_compensation_identity_whole": not _is_whole(compensation_identity),
+        "payouts_compensation_identity_form": not _has_form(compensation_identity),
+        "payouts_returned_whole": not _is_whole_return(row),
     }
-    names = [name for name, is_broken in broken.items() if is_broken]
-    if names:
-        raise RowRejected(f"the row's data is refused, constraint {min(names)}")
 
 
 def _is_hash_or_none(value: bytes | None) -> bool:
@@ -533,6 +580,11 @@ def _is_hash_or_none(value: bytes | None) -> bool:
 
 def _is_whole(identity: Identity) -> bool:
     return identity.count(None) in (0, 3)
+
+
+def _is_whole_return(row: PayoutRow) -> bool:
+    at, version, reason_code = _returned(row)
+    return (at is None) is (version == 0) and (at is None) is (reason_code is None)
 
 
 def _has_form(identity: Identity) -> bool:

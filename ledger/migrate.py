@@ -8,16 +8,17 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
-from ledger.connections import DRIVER_ERRORS, Busy, Connection, failure_of
+from ledger.connections import DRIVER_ERRORS, Busy, Connection, failure_of, session_settings
 from ledger.interface import LedgerError, LedgerUnavailable
 from ledger.statements import LOCK_SPACE, MIGRATION_LOCK
+
+if TYPE_CHECKING:
+    # Loaded where it is used: alembic and sqlalchemy are a quarter of the time that a command needs to start.
+    from alembic.config import Config
 
 VERSION_TABLE: Final = "ledger_schema_version"
 CONNECT_SECONDS: Final = 10.0
@@ -26,6 +27,14 @@ MIGRATOR_WAIT_SECONDS: Final = 120
 # A statement that waits for a table lock makes every later statement wait behind it: give up early, run it again.
 LOCK_SECONDS: Final = 3
 STATEMENT_SECONDS: Final = 300
+
+OWNER: Final = f"""
+SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')
+"""  # noqa: S608
+MAY_BE_OWNER: Final = f"""
+SELECT pg_get_userbyid(relowner) <> current_user AND pg_has_role(current_user, relowner, 'MEMBER')
+FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +82,13 @@ async def migrate(database_url: str) -> MigrationResult:
     Raises LedgerUnavailable when the database is away, another migrator does not finish, or a table stays locked: what
     was applied before stays, each revision whole, and the same command goes on from there.
     """
-    async with _connection(database_url) as connection:
+    async with migrator(database_url) as connection:
         await connection.execute(f"SET lock_timeout = '{MIGRATOR_WAIT_SECONDS}s'")
         # Of the session, so that it spans the transactions of all revisions; it ends with this connection.
         await connection.execute(f"SELECT pg_advisory_lock({LOCK_SPACE}, {MIGRATION_LOCK})")
         await connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         before = await _current_revision(connection)
-        status = _status(before)
+        status = revision_status(before)
         if status.pending:
             for statement in _statements(before):
                 await connection.execute(statement)
@@ -88,25 +97,30 @@ async def migrate(database_url: str) -> MigrationResult:
 
 async def migration_status(database_url: str) -> MigrationStatus:
     """Where the database stands; changes nothing. Raises LedgerUnavailable."""
-    async with _connection(database_url) as connection:
-        return _status(await _current_revision(connection))
+    async with migrator(database_url) as connection:
+        return revision_status(await _current_revision(connection))
 
 
 @asynccontextmanager
-async def _connection(database_url: str) -> AsyncIterator[Connection]:
-    """A connection of its own, whose errors come out as the ledger's, without the address in them."""
+async def migrator(database_url: str, *, as_owner: bool = True) -> AsyncIterator[Connection]:
+    """A connection of its own, as the tables' owner where we may be that one.
+
+    Its errors come out as the ledger's, without the address in them. Raises LedgerUnavailable.
+    """
     failure: LedgerError | Busy | None = None
     connection: Connection = None
     try:
         connection = await asyncpg.connect(
             database_url,
             timeout=CONNECT_SECONDS,
-            server_settings={
-                "application_name": "payouts ledger migrate",
-                "statement_timeout": f"{STATEMENT_SECONDS}s",
-                "client_min_messages": "warning",
-            },
+            server_settings=session_settings(
+                "payouts ledger migrate", lock_seconds=MIGRATOR_WAIT_SECONDS, statement_seconds=STATEMENT_SECONDS
+            ),
         )
+        # What a login creates would be its own, and out of reach for the next one who migrates.
+        if as_owner and await connection.fetchval(MAY_BE_OWNER):
+            owner = await connection.fetchval(OWNER)
+            await connection.execute(f"SET ROLE {owner}")
         yield connection
     except DRIVER_ERRORS as error:
         failure = failure_of(error, sent=False)
@@ -128,7 +142,9 @@ async def _current_revision(connection: Connection) -> str | None:
     return revision
 
 
-def _configuration(statements: _StatementList) -> Config:
+def _configuration(statements: _StatementList) -> "Config":
+    from alembic.config import Config
+
     configuration = Config(output_buffer=statements)
     # By package, not by path: the same in a checkout and in an installed wheel.
     configuration.set_main_option("script_location", "ledger:migrations")
@@ -138,7 +154,10 @@ def _configuration(statements: _StatementList) -> Config:
     return configuration
 
 
-def _status(current: str | None) -> MigrationStatus:
+def revision_status(current: str | None) -> MigrationStatus:
+    """Where a database of this revision stands against this program. Raises LedgerError."""
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(_configuration(_StatementList()))
     head = scripts.get_current_head()
     if head is None:
@@ -151,6 +170,8 @@ def _status(current: str | None) -> MigrationStatus:
 
 
 def _statements(current: str | None) -> Sequence[str]:
+    from alembic import command
+
     collected = _StatementList()
     command.upgrade(_configuration(collected), f"{current}:head" if current else "head", sql=True)
     return collected.statements

@@ -44,6 +44,7 @@ from ledger.interface import (
     NotBegun,
     RowRejected,
 )
+from ledger.letter_actions import LetterActions
 from ledger.seals import Seals
 from ledger.values import (
     ROWS_PER_STATEMENT_MAX,
@@ -55,6 +56,7 @@ from ledger.values import (
     is_storable_text,
     row_from_values,
 )
+from ledger.visa_orders import VisaOrders
 from processors.payout.row import MUTABLE_COLUMNS, PayoutRow, PayoutState
 
 POOL_MIN: Final = 2
@@ -314,6 +316,10 @@ class PostgresLedger:
         """The sealed history, and whether this database is the one that we know (rules L10, L11)."""
         self.adoption = Adoption(pool)
         """What makes a restored copy the database that we know (rule L11)."""
+        self.visa_orders = VisaOrders(pool)
+        """What operators order of every worker's connection to Visa."""
+        self.letter_actions = LetterActions(pool)
+        """What people did with dead letters."""
 
     @classmethod
     async def connect(

@@ -19,7 +19,23 @@ ADOPTED: Final = "ledger_adopted"
 """The history's line of an adoption (rule L11)."""
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HASHES: Final = ("hash", "previous_hash")
-_SUBJECTS: Final = {"mode_set": "mode", ADOPTED: "ledger"}
+_SUBJECTS: Final = {
+    "mode_set": "mode",
+    "visa_reload": "visa",
+    "visa_rollback": "visa",
+    "visa_breaker_reset": "visa",
+    "dead_letter_replay_begun": "dead_letter",
+    "dead_letter_replayed": "dead_letter",
+    "dead_letter_discarded": "dead_letter",
+    "dead_letter_revealed": "dead_letter",
+    "offsets_begun": "offsets",
+    "offsets_applied": "offsets",
+    "offsets_partly_applied": "offsets",
+    "offsets_undone": "offsets",
+    "offsets_partly_undone": "offsets",
+    "smoke_begun": "smoke",
+    ADOPTED: "ledger",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ledger.statements import LOCK_SPACE, SEAL_LOCK
 
 LINE_COLUMNS: Final = "h.id, h.at, h.actor, h.transition, h.payout_id, h.version, h.from_state, h.to_state, h.detail"
 
-_ORIGIN: Final = """
+ORIGIN: Final = """
     (SELECT system_identifier FROM pg_control_system())::text AS system_identifier,
     left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
     (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM payout_identity_numbers)
@@ -30,7 +30,7 @@ TRY_TO_SEAL: Final = f"""
 SELECT pg_try_advisory_xact_lock({LOCK_SPACE}, {SEAL_LOCK}) AS locked, s.sequence, s.hash,
     s.sealed_written_by::text AS sealed_written_by, s.sealed_history_id,
     pg_snapshot_xmin(pg_current_snapshot())::text AS ended_below,
-    $1::timestamptz IS NULL OR $1 = pg_postmaster_start_time() AS trusted, {_ORIGIN}
+    $1::timestamptz IS NULL OR $1 = pg_postmaster_start_time() AS trusted, {ORIGIN}
 FROM seal_head AS s
 """  # noqa: S608 - every part is a constant
 
@@ -68,8 +68,10 @@ WHERE published_sequence < $1 AND sequence >= $1 AND ($2::timestamptz IS NULL OR
 """
 
 LOOK: Final = f"""
-SELECT pg_postmaster_start_time() AS incarnation, {_ORIGIN}, head.sequence, head.hash, head.published_sequence,
+SELECT pg_postmaster_start_time() AS incarnation, {ORIGIN}, head.sequence, head.hash, head.published_sequence,
     (SELECT coalesce(max(a.sequence), 0) FROM adoptions AS a) AS adopted_sequence,
+    EXISTS (SELECT FROM restores AS r WHERE NOT EXISTS (SELECT FROM adoptions AS a WHERE a.sequence > r.sequence))
+        AS restored,
     EXISTS (SELECT FROM seals AS s WHERE s.sequence = $1::bigint AND s.hash = $2::text)
         OR EXISTS (SELECT FROM adoptions AS a WHERE a.continued_sequence = $1 AND a.continued_hash = $2)
         AS knows_published,
@@ -226,4 +228,5 @@ def _standing(found: Mapping[str, Any]) -> Standing:
         published_sequence=found["published_sequence"],
         adopted_sequence=found["adopted_sequence"],
         identity_position=found["identity_position"],
+        restored=found["restored"],
     )

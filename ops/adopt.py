@@ -129,7 +129,7 @@ def _ask(look: Look, *, yes: bool, name: str) -> None:
         raise refused(
             "this database was copied row by row (a dump)",
             why="its history has lost its order, so that nothing more of it could be sealed",
-            next_step="restore a physical copy: pg_basebackup, a snapshot, or a standby",
+            next_step="restore a physical copy, or one of ours: `payouts ledger restore`",
         )
     if not yes and not typer.confirm(f"Adopt this database, as {name}?", err=True):
         raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")

@@ -10,7 +10,6 @@ import typer
 from ledger.interface import Mode
 from ops.application import as_failure, ending
 from ops.asynchronous import run
-from ops.certificate_files import client_pair, encryption_pair
 from ops.environment import policies_file, registry_of, secret_values
 from ops.exit_codes import ExitCode
 from ops.findings import Finding, Status
@@ -21,19 +20,25 @@ from ops.options import OutputOption
 from ops.output import Column, Output, emit_rows, message, progress
 from ops.redaction import redacted
 from ops.topics import ensure_topics
+from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import WatchListInvalid, load_watch_list
 from processors.validation.policy import PolicyInvalid, load_policy
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Answered, Failed
-from processors.visa.identity import Operation
-from processors.visa.requests import VisaRequest
+from processors.visa.probe import GREETING
 from schemas.registry import check_schemas
 from streams.keys import KeysUnusable, load_keys
 from streams.settings import Settings, load_settings
+from streams.visa_files import ExpiryLimits, Level, VisaFiles, examine
 
 PROBE_SECONDS: Final = 10.0
-PROBE_PATH: Final = "/vdp/helloworld"
-"""Visa's own page for trying a connection: it answers a greeting and moves no money."""
+
+STATUS_OF: Final = {
+    Level.OK: Status.OK,
+    Level.WARNING: Status.WARN,
+    Level.CRITICAL: Status.FAIL,
+    Level.UNUSABLE: Status.FAIL,
+}
 
 COLUMNS: Final = (
     Column("check", "CHECK"),
@@ -138,6 +143,11 @@ def check_policies(settings: Settings) -> Iterator[Finding]:
         yield Finding("policies", Status.OK, f"watch list {watch_list.version}, {len(watch_list.entries)} entries")
     except WatchListInvalid as error:
         yield Finding("policies", Status.FAIL, str(error), "correct the file: nothing is paid without a list")
+    try:
+        review = load_review_policy(policies_file(settings, SHIPPED_REVIEW_POLICY))
+        yield Finding("policies", Status.OK, f"review {review.version}, {review.sla_seconds} s for a case")
+    except PolicyInvalid as error:
+        yield Finding("policies", Status.FAIL, str(error), "correct the file: no worker starts without it")
     if settings.payouts_policies_directory is None and settings.production:
         yield Finding(
             "policies",
@@ -148,13 +158,9 @@ def check_policies(settings: Settings) -> Iterator[Finding]:
 
 
 def check_certificates(settings: Settings) -> Iterator[Finding]:
-    """Visa's certificate files can be used; those that are not set are among the settings' findings."""
-    now = datetime.now(UTC)
-    if settings.visa_cert_path is not None and settings.visa_key_path is not None:
-        yield from client_pair("VISA_CERT_PATH", settings.visa_cert_path, "VISA_KEY_PATH", settings.visa_key_path, now)
-    server, key = settings.visa_mle_server_certificate_path, settings.visa_mle_private_key_path
-    if server is not None and key is not None:
-        yield from encryption_pair("VISA_MLE_SERVER_CERTIFICATE_PATH", server, "VISA_MLE_PRIVATE_KEY_PATH", key, now)
+    """Visa's certificate and key files can be used; those that are not set are among the settings' findings."""
+    for found in examine(VisaFiles.of(settings), ExpiryLimits.of(settings), datetime.now(UTC)):
+        yield Finding("certificates", STATUS_OF[found.level], f"{found.what}: {found.detail}", found.advice)
 
 
 def check_kafka(settings: Settings) -> Iterator[Finding]:
@@ -180,13 +186,13 @@ def check_kafka(settings: Settings) -> Iterator[Finding]:
 
 def _group(settings: Settings) -> Iterator[Finding]:
     try:
-        values = group_lag(connect_admin(settings), settings)
+        values = group_lag(settings)
     except Exception as error:  # noqa: BLE001 - that there is no group is the most usual finding
         failure = as_failure(error)
         status = Status.WARN if failure.code is ExitCode.FOUND else Status.FAIL
         yield Finding("group", status, failure.what, failure.next_step)
         return
-    lag = "unknown" if values["lag"] is None else values["lag"]
+    lag = "unknown" if values["lag_records"] is None else values["lag_records"]
     detail = f"{values['group']} is {values['state']}, {values['members']} member(s), lag {lag}"
     working = values["members"] > 0
     yield Finding("group", Status.OK if working else Status.WARN, detail, "" if working else "start `payouts worker`")
@@ -247,11 +253,10 @@ def check_visa(settings: Settings) -> Iterator[Finding]:
 
 async def _greet(settings: Settings) -> Answered | Failed:
     from processors.visa.transport import VisaDirectClient
-    from streams.bootstrap import visa_connection
+    from streams.visa_material import visa_connection, visa_encryption
 
-    request = VisaRequest(operation=Operation.TRANSACTION_QUERY, method="GET", path=PROBE_PATH)
-    async with VisaDirectClient(visa_connection(settings)) as client:
-        return await client.send(request, Deadline.after(PROBE_SECONDS))
+    async with VisaDirectClient(visa_connection(settings, visa_encryption(settings))) as client:
+        return await client.send(GREETING, Deadline.after(PROBE_SECONDS))
 
 
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (

@@ -93,7 +93,7 @@ def next_text(row: PayoutRow, now: datetime, schedule: Schedule) -> str:
     match plan(row, now, schedule):
         case RunStage(stage=stage):
             return f"next, by itself: a worker {_STAGES[stage]} it"
-        case MakeCall(call=CallKind.PUSH):
+        case MakeCall(call=CallKind.PUSH | CallKind.ACCOUNT_SEND):
             return f"next, by itself: MONEY MOVES: a worker sends {money} to Visa"
         case MakeCall(call=CallKind.REVERSE | CallKind.ADJUST as call):
             return f"next, by itself: MONEY MOVES: a worker hands {money} back ({call.value})"
@@ -105,8 +105,17 @@ def next_text(row: PayoutRow, now: datetime, schedule: Schedule) -> str:
                 f"next, by itself: a worker asks Visa; MONEY MAY MOVE: if Visa does not know it, {money} are sent "
                 f"again, unchanged, within {hours} of the first attempt"
             )
+        case MakeCall(call=CallKind.ACCOUNT_QUERY) if row.state is PayoutState.PAID:
+            return "next, by itself: a worker asks Visa whether it came back; nothing is sent again"
+        case MakeCall(call=CallKind.ACCOUNT_QUERY):
+            return (
+                "next, by itself: a worker asks Visa; nothing is sent again: what Visa does not know a person decides"
+            )
         case MakeCall(call=call):
             return f"next, by itself: a worker asks Visa ({call.value})"
+        case Step(transition=transition, follow_up=CallKind() as question):
+            first = transition.replace("_", " ")
+            return f"next, by itself: {first}, then a worker asks Visa ({question.value}); nothing is sent before that"
         case Step(transition=transition):
             return f"next, by itself: {transition.replace('_', ' ')}"
         case Nothing(reason=reason):

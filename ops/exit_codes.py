@@ -29,7 +29,7 @@ MEANINGS: Final = {
     ExitCode.REFUSED: "refused by a safety rule",
     ExitCode.GROUP_ACTIVE: "the consumer group is active",
     ExitCode.PARTIAL: "done in part",
-    ExitCode.UNREACHABLE: "Kafka, PostgreSQL or the registry cannot be reached",
+    ExitCode.UNREACHABLE: "Kafka, PostgreSQL, the registry or a file cannot be reached",
     ExitCode.INTERNAL: "a fault of this program",
     ExitCode.INTERRUPTED: "interrupted",
 }

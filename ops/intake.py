@@ -17,7 +17,7 @@ import asyncpg
 import typer
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-from ledger.connections import failure_of
+from ledger.connections import failure_of, session_settings
 from ledger.interface import InboundPosition, Ledger, LedgerError, LedgerUnavailable
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
@@ -272,7 +272,9 @@ async def _writing(settings: Settings) -> AsyncIterator[Any]:
             settings.database_url.get_secret_value(),
             timeout=CONNECT_SECONDS,
             command_timeout=CONNECT_SECONDS,
-            server_settings={"application_name": "payouts command"},
+            server_settings=session_settings(
+                "payouts command", lock_seconds=CONNECT_SECONDS / 2, statement_seconds=CONNECT_SECONDS
+            ),
         )
         yield connection
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:

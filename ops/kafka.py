@@ -54,6 +54,8 @@ QUEUED_KIBIBYTES_MAX: Final = 65_536
 PRODUCED_BYTES_MAX: Final = 1_000_000
 
 Result = TypeVar("Result")
+Place = tuple[str, int]
+"""A partition: topic and number."""
 
 # librdkafka writes to stderr by itself; its lines would mix with ours and repeat what the exception says.
 _library_log = logging.getLogger("ops.kafka.library")
@@ -225,17 +227,34 @@ def _is_served(admin: AdminClient, names: Sequence[str]) -> bool:
     return True
 
 
-def committed_offsets(settings: Settings, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """What the group has committed of these partitions, where it has. Raises KafkaException.
+def committed_offsets(
+    settings: Settings, places: Sequence[tuple[str, int]], group: str | None = None
+) -> dict[tuple[str, int], int]:
+    """What the group (None: the workers' own) has committed of these partitions, where it has. Raises KafkaException.
 
     Asked as a consumer: the administrator's question ends the process when the coordinator moves (librdkafka 5040).
     """
-    consumer = Consumer(consumer_config(settings) | {"group.id": settings.group})
+    if not places:
+        return {}
+    consumer = group_consumer(settings, group)
     try:
         found = consumer.committed([TopicPartition(*place) for place in places], timeout=ADMIN_SECONDS)
     finally:
         consumer.close()
+    for place in found:
+        if place.error is not None:
+            raise KafkaException(place.error)
     return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
+
+
+def group_consumer(settings: Settings, group: str | None = None) -> Consumer:
+    """A consumer that asks and commits for the group (None: the workers' own) and never joins it; close it."""
+    return Consumer(consumer_config(settings) | {"group.id": group or settings.group})
+
+
+def earliest_offset() -> OffsetSpec:
+    """Asks for the first offset that a partition still has."""
+    return OffsetSpec.earliest()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def latest_offset() -> OffsetSpec:
@@ -272,7 +291,7 @@ def spans_of(
     if only_new:
         firsts = ends
     elif since is None:
-        firsts = offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        firsts = offsets(admin, places, earliest_offset())
     else:
         milliseconds = max(0, int(since.timestamp() * 1000))
         found = offsets(admin, places, OffsetSpec.for_timestamp(milliseconds))
@@ -325,7 +344,7 @@ class Reading:
             if error is not None:
                 self._note(record, error)
             else:
-                span = self._open.get(_place(record))
+                span = self._open.get(place_of(record))
                 if span is not None and (self._follow or offset_of(record) < span.end):
                     yield record
                 self._close_if_over(record)
@@ -334,13 +353,13 @@ class Reading:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _close_if_over(self, record: Message) -> None:
-        span = self._open.get(_place(record))
+        span = self._open.get(place_of(record))
         if not self._follow and span is not None and offset_of(record) + 1 >= span.end:
             self._close(span)
 
     def _note(self, record: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            span = self._open.get(_place(record))
+            span = self._open.get(place_of(record))
             if span is not None and not self._follow:
                 self._close(span)
         elif error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT) or error.retriable():
@@ -353,7 +372,8 @@ class Reading:
         self._consumer.pause([TopicPartition(span.topic, span.partition)])
 
 
-def _place(record: Message) -> tuple[str, int]:
+def place_of(record: Message) -> Place:
+    """The partition of a record that was read."""
     return record.topic() or "", -1 if (partition := record.partition()) is None else partition
 
 
@@ -403,7 +423,7 @@ class ConfirmedProducer:
     def send(
         self,
         topic: str,
-        key: str | None,
+        key: str | bytes | None,
         value: bytes,
         headers: Sequence[tuple[str, bytes]],
         acknowledged: Acknowledged | None = None,
@@ -412,14 +432,14 @@ class ConfirmedProducer:
 
         def delivered(error: KafkaError | None, record: Message) -> None:
             if error is not None:
-                self.unconfirmed.append(key or "")
+                self.unconfirmed.append(key if isinstance(key, str) else "")
                 self._reason = reason_of(error)
                 return
             self.acknowledged += 1
             if acknowledged is not None:
                 acknowledged(record)
 
-        key_bytes = None if key is None else key.encode()
+        key_bytes = key.encode() if isinstance(key, str) else key
         while True:
             try:
                 self._producer.produce(topic, value, key_bytes, on_delivery=delivered, headers=list(headers))
@@ -434,7 +454,9 @@ class ConfirmedProducer:
         self._producer.flush(DELIVERY_SECONDS + ADMIN_SECONDS)
 
 
-def send_one(settings: Settings, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]]) -> Message:
+def send_one(
+    settings: Settings, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]
+) -> Message:
     """Send one record and wait for it. Raises CommandFailed when the brokers do not confirm it."""
     confirmed: list[Message] = []
     producer = ConfirmedProducer(settings)

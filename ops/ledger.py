@@ -1,19 +1,23 @@
-"""`payouts ledger migrate|status|adopt`: the database that remembers every payout."""
+"""`payouts ledger migrate|status|roles|backup|restore|adopt`: the database that remembers every payout."""
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ledger.interface import LedgerUnavailable
 from ledger.postgres import PostgresLedger
-from ops import adopt
+from ops import adopt, backup, ledger_roles
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
+from ops.database_status import Bounds, bytes_text, database_facts, findings
 from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
-from ops.ledger_queries import server_version
+from ops.findings import Finding, Status
+from ops.ledger_queries import reading, server_version
 from ops.options import OutputOption
-from ops.output import Output, emit_object, message
+from ops.output import Column, Output, emit_object, emit_rows, message
+from ops.stuck import age_text
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +25,40 @@ if TYPE_CHECKING:
 
 OLDEST_MAJOR_VERSION: Final = 15
 
+TABLE_COLUMNS: Final = (
+    Column("table", "TABLE"),
+    Column("total", "SIZE", right=True),
+    Column("indexes", "INDEXES", right=True),
+    Column("live_rows", "ROWS", right=True),
+    Column("dead_rows", "DEAD", right=True),
+    Column("bloat_share", "EMPTY", right=True),
+    Column("vacuumed_at", "VACUUMED"),
+    Column("analyzed_at", "ANALYZED"),
+)
+SESSION_COLUMNS: Final = (
+    Column("pid", "SESSION", right=True),
+    Column("login", "LOGIN"),
+    Column("application", "PROGRAM"),
+    Column("state", "STATE"),
+    Column("statement", "STATEMENT"),
+    Column("transaction_seconds", "OPEN FOR s", right=True),
+    Column("waits_for", "WAITS FOR"),
+    Column("blocked_by", "BLOCKED BY"),
+)
+STANDBY_COLUMNS: Final = (
+    Column("name", "STANDBY"),
+    Column("state", "STATE"),
+    Column("sync_state", "SYNCHRONOUS"),
+    Column("behind", "BEHIND", right=True),
+    Column("replay_lag_seconds", "LAG s", right=True),
+)
+GIBIBYTE: Final = 1024**3
+OWN_TABLES: Final = ("tables", "indexes", "sessions", "standbys", "slots", "findings")
+"""What the table shows apart, or not at all (JSON has it)."""
+
 app = new_app("The ledger: its schema, what is in it, and whether it is the one that we know.")
+ledger_roles.register(app)
+backup.register(app)
 adopt.register(app)
 
 
@@ -48,24 +85,94 @@ def migrate_(output: OutputOption = Output.TABLE) -> None:
     epilog=ending(
         "payouts ledger status",
         "payouts ledger status --output json",
+        "payouts ledger status --statement-seconds 10 --database-gib-max 200",
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
-def status(output: OutputOption = Output.TABLE) -> None:
-    """Show the schema's revision, the mode, durability, the sealed history, and how many payouts are in each state.
+def status(
+    statement_seconds: Annotated[
+        float, typer.Option(min=0.0, help="A statement that runs longer is a finding.")
+    ] = Bounds.statement_seconds,
+    transaction_seconds: Annotated[
+        float, typer.Option(min=0.0, help="A transaction that is open longer is a finding.")
+    ] = Bounds.transaction_seconds,
+    lag_seconds: Annotated[
+        float, typer.Option(min=0.0, help="A standby that is further behind is a finding.")
+    ] = Bounds.replay_lag_seconds,
+    bloat_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A large table that is emptier than this is a finding.")
+    ] = Bounds.bloat_share,
+    database_gib_max: Annotated[
+        float | None, typer.Option(min=0.0, help="A larger database is a finding; set it to what its disk can hold.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the schema's revision, the mode, durability, the sealed history, counts, and how the database itself is.
 
-    Whether the database is the one that published the audit is asked of Kafka, if that can be reached.
+    Sessions, locks waited for, sizes, bloat, vacuum, standbys, numbers issued. What is out of bounds is a finding:
+    exit code 1. Whether the database is the one that published the audit is asked of Kafka, if that can be reached.
     """
+    bounds = Bounds(
+        statement_seconds=statement_seconds,
+        transaction_seconds=transaction_seconds,
+        replay_lag_seconds=lag_seconds,
+        bloat_share=bloat_share,
+        database_bytes=None if database_gib_max is None else round(database_gib_max * GIBIBYTE),
+    )
     settings = settings_for(DATABASE)
-    values, problems = run(ledger_status(settings))
-    emit_object(values, output)
+    values, problems = run(ledger_status(settings, bounds))
+    if output is Output.JSON:
+        emit_object(values, output)
+    else:
+        _show(values)
     for problem in problems:
         message(problem)
     if problems:
         raise typer.Exit(ExitCode.FOUND)
 
 
-async def ledger_status(settings: Settings) -> tuple[dict[str, Any], list[str]]:
+def _show(values: dict[str, Any]) -> None:
+    database = dict(values.pop("database", {}))
+    emit_object(values, Output.TABLE)
+    if not database:
+        return
+    print()
+    shown = {name: value for name, value in database.items() if name not in OWN_TABLES}
+    shown["database_bytes"] = bytes_text(database["database_bytes"])
+    shown["up_seconds"] = age_text(round(database["up_seconds"]))
+    named = {name.removesuffix("_bytes").removesuffix("_seconds"): value for name, value in shown.items()}
+    emit_object(named, Output.TABLE)
+    print()
+    tables = [
+        table | {"total": bytes_text(table["total_bytes"]), "indexes": bytes_text(table["index_bytes"])}
+        for table in database["tables"]
+    ]
+    emit_rows(tables, TABLE_COLUMNS, Output.TABLE)
+    if database["sessions"]:
+        print()
+        rows = [one | {"transaction_seconds": _seconds(one["transaction_seconds"])} for one in database["sessions"]]
+        emit_rows(rows, SESSION_COLUMNS, Output.TABLE)
+    if database["standbys"]:
+        print()
+        rows = [
+            one
+            | {
+                "behind": bytes_text(one["behind_bytes"] or 0),
+                "replay_lag_seconds": _seconds(one["replay_lag_seconds"]),
+            }
+            for one in database["standbys"]
+        ]
+        emit_rows(rows, STANDBY_COLUMNS, Output.TABLE)
+    for found in database["findings"]:
+        if found["status"] == Status.WARN.value:
+            message(f"note: {found['detail']}: {found['advice']}")
+
+
+def _seconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f}"
+
+
+async def ledger_status(settings: Settings, bounds: Bounds | None = None) -> tuple[dict[str, Any], list[str]]:
     """What `payouts ledger status` shows, and what is wrong with it. Raises LedgerUnavailable."""
     from ledger.migrate import migration_status
 
@@ -98,7 +205,17 @@ async def ledger_status(settings: Settings) -> tuple[dict[str, Any], list[str]]:
         problems.append(
             "Commits are confirmed before they are durable: set synchronous_commit, fsync, full_page_writes."
         )
+    values["database"], found = await database_status(url, bounds or Bounds())
+    problems += [f"{one.detail}: {one.advice}." for one in found if one.status is Status.FAIL]
     return values, problems
+
+
+async def database_status(url: str, bounds: Bounds) -> tuple[dict[str, Any], list[Finding]]:
+    """How the database itself is, and what is out of bounds. Raises LedgerUnavailable."""
+    async with reading(url) as connection:
+        facts = await database_facts(connection)
+    found = list(findings(facts, bounds))
+    return facts | {"findings": [asdict(one) for one in found]}, found
 
 
 async def _seal_status(settings: Settings, ledger: PostgresLedger, problems: list[str]) -> dict[str, Any]:

@@ -7,12 +7,28 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from ledger.connections import failure_of
+from ledger.connections import failure_of, session_settings
 from ledger.interface import LedgerError, LedgerUnavailable
 
 CONNECT_SECONDS: Final = 5.0
+LOCK_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 15.0
 ROWS_MAX: Final = 10_000
+
+PEOPLES_TRANSITIONS: Final = (
+    "held",
+    "released",
+    "cancelled",
+    "requeued",
+    "resolution_proposed",
+    "resolved_paid",
+    "resolved_not_paid",
+    "resolution_undone",
+    "review_approved_once",
+    "review_approved",
+    "review_rejected",
+)
+"""Steps of payouts that people decide, in a form that SQL reads as a list, too."""
 
 Connection = Any
 """An asyncpg connection."""
@@ -20,7 +36,8 @@ Connection = Any
 OPEN_CASES: Final = """
 SELECT review_case_id AS case_id, payout_id, originator_id, amount_minor, currency, source_country, target_country,
     target_currency, state_at AS opened_at, reason_code, score_basis_points, matched_party, matched_entry_id,
-    list_version, policy_version, held
+    list_version, policy_version, held, reviewer AS approved_by,
+    greatest(0, extract(epoch FROM clock_timestamp() - state_at))::bigint AS age_seconds
 FROM payouts WHERE state = 'IN_REVIEW'
 ORDER BY state_at, payout_id
 LIMIT $1
@@ -35,7 +52,7 @@ LIMIT $2
 
 
 @asynccontextmanager
-async def reading(database_url: str) -> AsyncIterator[Connection]:
+async def reading(database_url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> AsyncIterator[Connection]:
     """A read-only connection. Raises LedgerUnavailable, without the address, which holds a password."""
     failure: LedgerError | None = None
     connection: Connection = None
@@ -43,10 +60,16 @@ async def reading(database_url: str) -> AsyncIterator[Connection]:
         connection = await asyncpg.connect(
             database_url,
             timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
+            command_timeout=statement_seconds,
             # A session that is read-only by our own wish would fail the address's `read-write` on every host.
             target_session_attrs=SessionAttribute.primary,
-            server_settings={"application_name": "payouts command", "default_transaction_read_only": "on"},
+            server_settings=session_settings(
+                "payouts command",
+                lock_seconds=LOCK_SECONDS,
+                statement_seconds=statement_seconds,
+                idle_in_transaction_seconds=statement_seconds,
+            )
+            | {"default_transaction_read_only": "on"},
         )
         yield connection
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:

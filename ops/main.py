@@ -11,21 +11,33 @@ from typing import Annotated
 import typer
 
 from ops import (
+    audit,
+    breaker,
     cancel,
+    certs,
     compensations,
+    dlq,
     doctor,
+    forensics,
     hold,
     intake,
     keys,
     lag,
     ledger,
     modes,
+    monitor,
+    offsets,
+    pii_scan,
+    preflight,
+    report,
+    requeue,
     resolve,
     results,
     review,
     schemas,
     send,
     show,
+    smoke,
     stuck,
     topics,
     worker,
@@ -75,16 +87,26 @@ def options(
         os.environ[SETTINGS_VARIABLE] = str(settings_file)
 
 
-for command in (worker, send, results, compensations, show, stuck, hold, resolve, cancel, lag, doctor):
+for command in (
+    *(worker, send, results, compensations, show, stuck, hold, requeue, resolve, cancel),
+    *(doctor, pii_scan, preflight, smoke, monitor, forensics),
+):
     command.register(app)
 for name, noun in (
+    ("lag", lag.app),
     ("topics", topics.app),
     ("schemas", schemas.app),
     ("ledger", ledger.app),
     ("intake", intake.app),
+    ("offsets", offsets.app),
     ("modes", modes.app),
     ("review", review.app),
+    ("dlq", dlq.app),
+    ("audit", audit.app),
     ("keys", keys.app),
+    ("certs", certs.app),
+    ("breaker", breaker.app),
+    ("report", report.app),
 ):
     app.add_typer(noun, name=name)
 # The laptop's servers need packages that an image in production does not carry.

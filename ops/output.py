@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ops.redaction import printable
+from ops.redaction import printable, without_card_numbers
 
 WIDTH_WITHOUT_TERMINAL_CHARACTERS: Final = 220
 """A table that is piped must not be cut to 80 columns."""
@@ -47,8 +47,8 @@ class Column:
 
 
 def message(text: str) -> None:
-    """One sentence for people, on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """One sentence for people, on stderr; it may quote the text of an error, which may quote what others wrote."""
+    print(printable(without_card_numbers(text)), file=sys.stderr, flush=True)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from schemas.card_numbers import mask_card_numbers
+from processors.pii.redaction import CARDS_ONLY, redact_text
 
 SHORTEST_SECRET_CHARACTERS: Final = 4
 """A shorter secret would blank half of every message, and protects nothing."""
@@ -24,7 +24,12 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= SHORTEST_SECRET_CHARACTERS:
             text = text.replace(secret, HIDDEN)
     text = _URL_PASSWORD.sub(rf"\g<head>{HIDDEN}@", text)
-    return mask_card_numbers(_COMPACT_JWE.sub("[encrypted]", text))
+    return without_card_numbers(_COMPACT_JWE.sub("[encrypted]", text))
+
+
+def without_card_numbers(text: str) -> str:
+    """The text with card numbers masked, however they are written."""
+    return redact_text(text, CARDS_ONLY, longest_characters=None)
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,12 @@
-"""`payouts review list|approve|reject`: payouts that wait for a person after a watch-list match."""
+"""`payouts review list|approve|reject`: payouts that wait for a person after a watch-list match (rule R1).
+
+Who may decide, and how many have to approve, is decided by the workers when they take the decision; the same pure rules
+tell the reviewer here, before anything is published.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -9,17 +14,26 @@ import typer
 
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
-from ops.environment import DATABASE, KAFKA, codec_for, operator_name, settings_for
+from ops.effects import effects
+from ops.environment import DATABASE, KAFKA, codec_for, operator_name, policies_file, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import refused, usage_error
+from ops.failures import CommandFailed, refused, usage_error
 from ops.kafka import connect_admin, our_topics, send_one
 from ops.ledger_queries import ROWS_MAX, open_cases
 from ops.money_text import amount_text
+from ops.operator_actions import Answers, DryRunOption, YesOption, answers
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.people import checked_text
 from ops.redaction import redacted
+from ops.stuck import age_text
+from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, ReviewPolicy, load_review_policy
+from processors.payout.events import Reviewed
+from processors.payout.review import BARS_FROM_DECIDING
 from processors.payout.row import PayoutRow, PayoutState
+from processors.payout.state_machine import apply
+from processors.payout.step import Nothing
+from processors.validation.policy import PolicyInvalid
 from schemas.headers import event_headers, event_id, event_type
 from schemas.payout_id import is_payout_id
 from schemas.topics import topic_name
@@ -31,11 +45,12 @@ EVENT_SOURCE: Final = "/payouts/review"
 CASES: Final = 100
 
 _CASE = re.compile(r"(?P<payout_id>[A-Za-z0-9_-]{8,64})\.(?P<version>[1-9][0-9]{0,17})")
-_REASON_CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
 
 COLUMNS: Final = (
     Column("case_id", "CASE"),
     Column("opened_at", "OPENED"),
+    Column("age_text", "AGE", right=True),
+    Column("overdue", "OVERDUE"),
     Column("amount_text", "AMOUNT", right=True),
     Column("corridor_text", "CORRIDOR"),
     Column("score_basis_points", "SCORE", right=True),
@@ -43,44 +58,91 @@ COLUMNS: Final = (
     Column("matched_entry_id", "LIST ENTRY"),
     Column("list_version", "LIST VERSION"),
     Column("originator_id", "ORIGINATOR"),
+    Column("approvals", "APPROVALS"),
     Column("held", "HELD"),
 )
 
 app = new_app("Payouts that wait for a reviewer.")
 
 CaseArgument = Annotated[str, typer.Argument(metavar="CASE_ID", help="The case, as `payouts review list` shows it.")]
-ReasonCodeOption = Annotated[str, typer.Option("--reason-code", help="A word in capitals, for example FALSE_POSITIVE.")]
+ReasonCodeOption = Annotated[
+    str, typer.Option("--reason-code", help="Why: one of the review policy's codes, for example FALSE_POSITIVE.")
+]
 NoteOption = Annotated[str | None, typer.Option(help="For whoever reads the case later. No names, no card numbers.")]
 ReviewerOption = Annotated[
     str | None, typer.Option(help="Who decides; the system's user when not given (PAYOUTS_OPERATOR, USER).")
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a reviewer says about a case."""
+
+    case_id: str
+    approved: bool
+    reason_code: str
+    note: str | None
+    reviewer: str
+
+    @property
+    def word(self) -> str:
+        """As the event says it."""
+        return "APPROVE" if self.approved else "REJECT"
+
+
 @app.command(
     "list",
     epilog=ending(
         "payouts review list",
+        "payouts review list --overdue",
         "payouts review list --limit 20 --output json",
-        codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
+        codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
 def list_(
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only those open longer than the policy allows.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=ROWS_MAX, help="At most so many, oldest first.")] = CASES,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show the open cases, oldest first: what was matched, how well (in basis points), and the money that waits."""
+    """Show the open cases, oldest first: what was matched, how well (in basis points), and the money that waits.
+
+    Exit code 1: a case is overdue, whether it is shown or not.
+    """
     settings = settings_for(DATABASE)
-    cases = run(open_cases(settings.database_url.get_secret_value(), limit))
-    emit_rows([_shown(case) for case in cases], COLUMNS, output)
+    policy = review_policy(settings)
+    cases = [_shown(case, policy) for case in run(open_cases(settings.database_url.get_secret_value(), limit))]
+    late = [case for case in cases if case["overdue"]]
+    emit_rows(late if overdue else cases, COLUMNS, output)
     if len(cases) == limit:
         message(f"Stopped at the limit of {limit} cases: there may be more.")
+    if late:
+        allowed = age_text(policy.sla_seconds)
+        message(f"{len(late)} case(s) are open for longer than {allowed}: {_money_of(late)} wait.")
+        raise typer.Exit(ExitCode.FOUND)
+
+
+def _money_of(cases: Sequence[Mapping[str, Any]]) -> str:
+    totals: dict[str, int] = {}
+    for case in cases:
+        totals[case["currency"]] = totals.get(case["currency"], 0) + case["amount_minor"]
+    return ", ".join(amount_text(minor, currency) for currency, minor in sorted(totals.items()))
+
+
+def review_policy(settings: Settings) -> ReviewPolicy:
+    """The policy in force here. Raises CommandFailed (usage)."""
+    try:
+        return load_review_policy(policies_file(settings, SHIPPED_REVIEW_POLICY))
+    except PolicyInvalid as error:
+        raise usage_error(
+            "the review policy cannot be used", why=str(error), next_step="correct the file: `payouts doctor`"
+        ) from None
 
 
 @app.command(
     "approve",
     epilog=ending(
-        'payouts review approve order-2026-000017.3 --reason-code FALSE_POSITIVE --note "other year of birth"',
-        "payouts review approve order-2026-000017.3 --reason-code FALSE_POSITIVE --reviewer maria --output json",
+        "payouts review approve order-2026-000017.3 --reason-code FALSE_POSITIVE --dry-run",
+        'payouts review approve order-2026-000017.3 --reason-code FALSE_POSITIVE --note "other year of birth" --yes',
         codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
@@ -89,20 +151,23 @@ def approve(
     reason_code: ReasonCodeOption,
     note: NoteOption = None,
     reviewer: ReviewerOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let the payout of an open case go on to be paid.
+    """Let the payout of an open case go on to be paid; above the policy's amount, once a second person says so too.
 
-    The decision is an event: a worker takes it, once, if the case is still open then.
+    The decision is an event: a worker takes it, once, if the case is still open then. Its originator, and who held the
+    payout, cannot give it. There is no undo once a worker has it; `payouts hold` stops the payout.
     """
-    _decide(case_id, "APPROVE", reason_code, note, reviewer, output)
+    _decide(case_id, True, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=None, output=output))
 
 
 @app.command(
     "reject",
     epilog=ending(
-        "payouts review reject order-2026-000017.3 --reason-code CONFIRMED_MATCH --reviewer maria",
-        'payouts review reject order-2026-000017.3 --reason-code CONFIRMED_MATCH --note "same date of birth"',
+        "payouts review reject order-2026-000017.3 --reason-code CONFIRMED_MATCH --dry-run",
+        'payouts review reject order-2026-000017.3 --reason-code CONFIRMED_MATCH --note "same date of birth" --yes',
         codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
@@ -111,53 +176,79 @@ def reject(
     reason_code: ReasonCodeOption,
     note: NoteOption = None,
     reviewer: ReviewerOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deny the payout of an open case; captured funding is handed back.
+    """Deny the payout of an open case; captured funding is handed back. One person is enough.
 
-    The decision is an event: a worker takes it, once, if the case is still open then.
+    The decision is an event: a worker takes it, once, if the case is still open then. There is no undo: the result is
+    published, and who wants the money paid after all sends a new payout.
     """
-    _decide(case_id, "REJECT", reason_code, note, reviewer, output)
+    _decide(case_id, False, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=None, output=output))
 
 
 def _decide(
-    case_id: str, decision: str, reason_code: str, note: str | None, reviewer: str | None, output: Output
+    case_id: str, approved: bool, reason_code: str, note: str | None, reviewer: str | None, wanted: Answers
 ) -> None:
     payout_id, version = parse_case(case_id)
-    if not _REASON_CODE.fullmatch(reason_code):
-        raise usage_error("--reason-code is 2 to 64 capitals, digits and underscores, for example FALSE_POSITIVE")
-    who = checked_text(reviewer or operator_name() or "", "--reviewer")
-    if not who:
+    name = checked_text(reviewer or operator_name() or "", "--reviewer")
+    if not name:
         raise usage_error("who decides is not known", next_step="give --reviewer NAME")
     remark = None if note is None else checked_text(note, "--note")
     settings = settings_for(DATABASE, KAFKA)
-    row = run(_open_row(settings, payout_id, case_id))
+    policy = review_policy(settings)
+    _check_reason_code(policy, reason_code, approved=approved)
+    decision = Decision(case_id, approved, reason_code, remark, name)
+    row, follows = run(_looked_at(settings, payout_id, decision, policy))
+    # Named after who decided what: the same decision given again is the same event (R1).
+    identifier = event_id(SCHEMA, f"{case_id}/{name}/{decision.word}", version)
+    shown = _described(decision, row, follows, identifier)
+    if wanted.output is Output.TABLE or wanted.dry_run:
+        emit_object(shown, wanted.output)
+    if wanted.dry_run:
+        message("Nothing was published (--dry-run).")
+        return
+    if not wanted.yes and not typer.confirm(f"Decide so ({decision.word}, as {name})?", err=True):
+        raise CommandFailed(ExitCode.FOUND, "nothing was published", why="the decision was not agreed to")
     record = {
         "case_id": case_id,
         "payout_id": payout_id,
-        "decision": decision,
-        "reviewer": who,
+        "decision": decision.word,
+        "reviewer": name,
         "reason_code": reason_code,
         "note": remark,
         "decided_at": datetime.now(UTC),
     }
-    # Named after who decided what: the same decision given again is the same event (R1).
-    identifier = event_id(SCHEMA, f"{case_id}/{who}/{decision}", version)
     _publish(settings, row, record, identifier)
-    emit_object(
-        {
-            "case_id": case_id,
-            "payout_id": payout_id,
-            "decision": decision,
-            "reviewer": who,
-            "reason_code": reason_code,
-            "amount": amount_text(row.amount_minor, row.currency),
-            "funding_captured": row.funding_captured,
-            "event_id": identifier,
-        },
-        output,
-    )
+    if wanted.output is Output.JSON:
+        emit_object(shown, wanted.output)
     message(f"The decision is published; a worker takes it. See `payouts show {payout_id}`.")
+
+
+def _check_reason_code(policy: ReviewPolicy, reason_code: str, *, approved: bool) -> None:
+    """Raises CommandFailed (usage), naming the codes that there are."""
+    codes = policy.codes(approved=approved)
+    if reason_code not in codes:
+        raise usage_error(
+            f"--reason-code is none of the review policy {policy.version} for this decision",
+            why="; ".join(f"{code}: {meaning}" for code, meaning in codes.items()),
+            next_step="choose one of these; compliance adds codes to review.yaml",
+        )
+
+
+def _described(decision: Decision, row: PayoutRow, follows: Sequence[str], identifier: str) -> dict[str, Any]:
+    return {
+        "case_id": decision.case_id,
+        "payout_id": row.payout_id,
+        "decision": decision.word,
+        "reviewer": decision.reviewer,
+        "reason_code": decision.reason_code,
+        "amount": amount_text(row.amount_minor, row.currency),
+        "funding_captured": row.funding_captured,
+        "event_id": identifier,
+        "effects": list(follows),
+    }
 
 
 def parse_case(case_id: str) -> tuple[str, int]:
@@ -168,9 +259,14 @@ def parse_case(case_id: str) -> tuple[str, int]:
     return parts["payout_id"], int(parts["version"])
 
 
-async def _open_row(settings: Settings, payout_id: str, case_id: str) -> PayoutRow:
+async def _looked_at(
+    settings: Settings, payout_id: str, decision: Decision, policy: ReviewPolicy
+) -> tuple[PayoutRow, Sequence[str]]:
+    """The open case's row, and what the decision does to it, as a worker would decide now. Raises CommandFailed."""
+    case_id = decision.case_id
     async with connected_ledger(settings) as ledger:
         row = await ledger.read(payout_id)
+        history = await ledger.history(payout_id)
     if row is None or row.review_case_id is None:
         raise refused(f"there is no case {case_id}", next_step="see `payouts review list`")
     if row.state is not PayoutState.IN_REVIEW or row.review_case_id != case_id:
@@ -179,7 +275,21 @@ async def _open_row(settings: Settings, payout_id: str, case_id: str) -> PayoutR
             why=f"the payout is {row.state.value}; its newest case is {row.review_case_id}",
             next_step=f"see `payouts show {payout_id}`",
         )
-    return row
+    event = Reviewed(
+        case_id,
+        decision.approved,
+        decision.reviewer,
+        decision.reason_code,
+        policy.approvals_needed(row.amount_minor, row.currency),
+        frozenset(entry.actor for entry in history if entry.transition in BARS_FROM_DECIDING),
+    )
+    now = datetime.now(UTC)
+    step = apply(row, event, now, settings.schedule)
+    if isinstance(step, Nothing):
+        raise refused("this decision does not count", why=step.reason, next_step="let another person decide")
+    if step.transition == "review_approved_once":
+        return row, ["the case stays open: a second person has to approve, because of the amount"]
+    return row, effects(row, step.row, now, settings.schedule)
 
 
 def _publish(settings: Settings, row: PayoutRow, record: Mapping[str, Any], identifier: str) -> None:
@@ -193,11 +303,17 @@ def _publish(settings: Settings, row: PayoutRow, record: Mapping[str, Any], iden
     send_one(settings, topic, row.payout_id, value, headers)
 
 
-def _shown(case: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(case: Mapping[str, Any], policy: ReviewPolicy) -> dict[str, Any]:
     corridor = f"{case['source_country']}/{case['currency']} to {case['target_country']}/{case['target_currency']}"
+    needed = policy.approvals_needed(case["amount_minor"], case["currency"])
     return {
         **case,
         "originator_id": redacted(case["originator_id"]),
+        "approved_by": None if case["approved_by"] is None else redacted(case["approved_by"]),
         "amount_text": amount_text(case["amount_minor"], case["currency"]),
         "corridor_text": corridor,
+        "age_text": age_text(case["age_seconds"]),
+        "overdue": case["age_seconds"] > policy.sla_seconds,
+        "approvals_needed": needed,
+        "approvals": f"{0 if case['approved_by'] is None else 1} of {needed}",
     }

@@ -21,8 +21,9 @@ from ops.ledger_queries import intake_of
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.redaction import redacted
-from ops.timeline import compensation_facts, payout_facts, timeline, visa_facts
+from ops.timeline import compensation_facts, error_facts, payout_facts, timeline, visa_facts
 from processors.payout.row import CompensationState, PayoutRow
+from processors.visa.correlation import RequestIds
 from schemas.codec import RegistryUnavailable, Undecodable
 from schemas.payout_id import payout_id_problem
 from schemas.topics import TOPICS
@@ -104,7 +105,7 @@ def show(
     found = _topics(settings, payout_id, known.row, scan, timeout) if topics else Found()
     if known.row is None and not found.events and not known.intake:
         raise _unknown(payout_id, found, topics=topics)
-    _print(payout_id, known, found, output)
+    _print(payout_id, known, found, output, settings.request_ids)
     if found.problem:
         raise CommandFailed(ExitCode.PARTIAL, "the topics were not read completely", why=found.problem)
 
@@ -195,7 +196,7 @@ def _unknown(payout_id: str, found: Found, *, topics: bool) -> CommandFailed:
     )
 
 
-def _print(payout_id: str, known: Remembered, found: Found, output: Output) -> None:
+def _print(payout_id: str, known: Remembered, found: Found, output: Output, request_ids: RequestIds) -> None:
     row = known.row
     first = None if row is None else (row.source_topic, row.source_partition, row.source_offset)
     moments = timeline(known.history, found.events, known.intake, first)
@@ -204,7 +205,8 @@ def _print(payout_id: str, known: Remembered, found: Found, output: Output) -> N
             {
                 "payout_id": payout_id,
                 "payout": None if row is None else payout_facts(row),
-                "visa": None if row is None else visa_facts(row),
+                "error": None if row is None else error_facts(row, known.history),
+                "visa": None if row is None else visa_facts(row, request_ids),
                 "compensation": None if row is None else compensation_facts(row),
                 "timeline": [moment.as_json() for moment in moments],
                 "complete": not found.problem,
@@ -215,15 +217,19 @@ def _print(payout_id: str, known: Remembered, found: Found, output: Output) -> N
     if row is None:
         message(f"The ledger does not have {payout_id}: no worker has taken the request yet, or it was refused.")
     else:
-        _print_facts(row)
+        _print_facts(row, known.history, request_ids)
     emit_rows([moment.as_row() for moment in moments], COLUMNS, output)
 
 
-def _print_facts(row: PayoutRow) -> None:
+def _print_facts(row: PayoutRow, history: Sequence[HistoryEntry], request_ids: RequestIds) -> None:
     emit_object(_set(payout_facts(row)), Output.TABLE)
+    error = error_facts(row, history)
+    if error is not None:
+        print("\nError")
+        emit_object(error, Output.TABLE)
     if row.first_intent_at is not None:
         print("\nVisa")
-        emit_object(_set(visa_facts(row)), Output.TABLE)
+        emit_object(_set(visa_facts(row, request_ids)), Output.TABLE)
     if row.compensation is not CompensationState.NONE:
         print("\nCompensation")
         emit_object(_set(compensation_facts(row)), Output.TABLE)

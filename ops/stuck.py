@@ -63,7 +63,8 @@ WAITS_FOR_A_PERSON: Final = frozenset({Why.FROZEN, Why.PROPOSED, Why.HELD, Why.I
 # In the order in which a payout is named by its most urgent reason. A frozen one stays so after its release, as long as
 # anything of its compensation is open: nobody may read "a person hands the funding back" there. What waits for a person
 # is in the list from its first second; everything else once it is older than $1 seconds. `updated_at` moves with every
-# step, an inquiry too: so age counts from the first attempt, or from the present state where there was none.
+# step, an inquiry too: so age counts from the first attempt, or from the present state where there was none. An account
+# payout that Visa has and works on may take days: it is here when Visa waits for information, or when it is held.
 _WHY: Final = """
 SELECT p.*, GREATEST(0, EXTRACT(EPOCH FROM clock_timestamp() - since))::bigint AS age_seconds, CASE
     WHEN compensation_reason_code IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END')
@@ -89,9 +90,12 @@ FROM (
         attempts, inquiries, ambiguous, first_intent_at, due_at, lease_until, announce_version, announced_version,
         updated_at, open, CASE WHEN open THEN COALESCE(first_intent_at, state_at)
             ELSE COALESCE(compensation_at, state_at) END AS since
-    FROM (SELECT *, state NOT IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED') AS open
+    FROM (SELECT *, state NOT IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED') AS open,
+        state = 'PENDING' AND destination_kind IN ('ACCOUNT', 'WALLET')
+            AND reason_code IS DISTINCT FROM 'AWAITING_INFORMATION' AS on_its_way
         FROM payouts) AS every
-    WHERE open OR held OR compensation NOT IN ('NONE', 'COMPENSATED') OR announced_version < announce_version
+    WHERE open AND NOT on_its_way OR held OR compensation NOT IN ('NONE', 'COMPENSATED')
+        OR announced_version < announce_version
 ) AS p
 """
 ROWS: Final = f"""

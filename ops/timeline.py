@@ -9,7 +9,10 @@ from ledger.interface import HistoryEntry
 from ops.money_text import amount_text, corridor_text, money_text
 from ops.output import cell
 from ops.redaction import redacted
-from processors.payout.row import PayoutRow
+from processors.payout.row import PayoutRow, PayoutState
+from processors.validation.reason_codes import EXPLANATIONS, ReasonCode
+from processors.visa.correlation import RequestIds
+from processors.visa.errors import error_named, error_table
 
 Event = Mapping[str, Any]
 
@@ -204,6 +207,9 @@ def payout_facts(row: PayoutRow) -> dict[str, Any]:
         "amount": amount_text(row.amount_minor, row.currency),
         "corridor": f"{row.source_country}/{row.currency} to {row.target_country}/{row.target_currency}",
         "funding": row.funding_kind.value,
+        "destination": row.destination_kind.value,
+        "returned_at": row.returned_at,
+        "returned_reason_code": row.returned_reason_code,
         "funding_captured": row.funding_captured,
         "receipt_owned": row.receipt_owned,
         "requested_at": row.requested_at,
@@ -222,9 +228,10 @@ def payout_facts(row: PayoutRow) -> dict[str, Any]:
     }
 
 
-def visa_facts(row: PayoutRow) -> dict[str, Any]:
+def visa_facts(row: PayoutRow, request_ids: RequestIds) -> dict[str, Any]:
     """What identifies the payout at Visa, and what Visa said last."""
     return {
+        "request_id": request_ids.of(row),
         "sender_reference": row.sender_reference,
         "systems_trace_audit_number": row.systems_trace_audit_number,
         "retrieval_reference_number": row.retrieval_reference_number,
@@ -239,6 +246,39 @@ def visa_facts(row: PayoutRow) -> dict[str, Any]:
         "first_intent_at": row.first_intent_at,
         "last_intent_at": row.last_intent_at,
     }
+
+
+def error_facts(row: PayoutRow, history: Sequence[HistoryEntry]) -> dict[str, Any] | None:
+    """The name of what went wrong last, and what can be done about it; None where nothing has a name (rule S9).
+
+    A payout without an end is named after the last answer to one of its calls.
+    """
+    if row.state is PayoutState.PAID:
+        return None
+    told = [
+        str(entry.detail["reason_code"])
+        for entry in history
+        if "call" in entry.detail and "reason_code" in entry.detail
+    ]
+    reason_code = row.reason_code if row.is_terminal else next(reversed(told), None)
+    if reason_code is None:
+        return None
+    declined = row.state is PayoutState.DECLINED
+    error = (
+        error_table()["TRANSACTION_DECLINED"] if declined else error_named(reason_code, rail=row.destination_kind.value)
+    )
+    if error is not None:
+        return {
+            "name": error.name,
+            "category": error.category.value,
+            "reason_code": reason_code,
+            "meaning": error.message,
+            "advice": error.recommended_action,
+        }
+    if reason_code in EXPLANATIONS:
+        explained = EXPLANATIONS[ReasonCode(reason_code)]
+        return {"reason_code": reason_code, "meaning": explained.meaning, "advice": explained.advice}
+    return None
 
 
 def compensation_facts(row: PayoutRow) -> dict[str, Any]:

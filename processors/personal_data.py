@@ -1,6 +1,6 @@
 """Who sends and who receives, opened from the JWE they travel in (promise P6).
 
-Plaintexts follow the published JSON schemas `schemas/personal_data.schema.json` and `schemas/card.schema.json`.
+Plaintexts follow the published JSON schemas of `schemas/`: personal_data, card, account, wallet and alias.
 Nothing here prints content: dataclasses show the names of the fields that are set, errors a cause and a remedy.
 """
 
@@ -23,7 +23,8 @@ from processors.sealing import (
     load_private_key,
     load_public_key,
 )
-from processors.secrets import CardNumber
+from processors.secrets import CardNumber, Secret
+from schemas.card_numbers import looks_like_card_number
 
 # Two parties with every field at its longest fit in 16 KiB; base64url and the wrapped key make less than 32 KiB of it.
 LARGEST_JWE_BYTES: Final = 32 * 1024
@@ -32,6 +33,10 @@ LARGEST_PLAINTEXT_BYTES: Final = 16 * 1024
 # Cc control characters, Cs lone surrogates, Cn and Co unassigned and private use: no name or address holds them, and
 # databases, matchers and Visa's API fail on them in different ways.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Cn", "Co"})
+
+
+LONGEST_TELEPHONE_DIGITS = 15
+"""ITU-T E.164."""
 
 
 class PersonalDataUnreadable(Exception):
@@ -92,8 +97,41 @@ class Card(FieldNamesOnly):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class BankAccount(FieldNamesOnly):
+    """A bank account; `account_number` cannot print itself. Codes as `schemas/account.schema.json` says."""
+
+    account_number: Secret
+    country: str
+    currency: str
+    account_number_type: str | None = None
+    account_type: str | None = None
+    account_name: str | None = None
+    bank_code: str | None = None
+    branch_code: str | None = None
+    bank_name: str | None = None
+    bic: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Wallet(FieldNamesOnly):
+    """A digital wallet; `account_number` cannot print itself."""
+
+    account_number: Secret
+    operator_name: str
+    country: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Alias(FieldNamesOnly):
+    """An e-mail address or a mobile number that a directory resolves to a card; `value` cannot print itself."""
+
+    value: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OpaqueDetails(FieldNamesOnly):
-    """A decrypted account, wallet or alias: compared for equality (rule L8), not interpreted yet."""
+    """A decrypted account, wallet or alias, as it is compared for equality (rule L8)."""
 
     canonical: str
     """Canonical JSON text where the plaintext is JSON, else the plaintext."""
@@ -150,12 +188,11 @@ class PartyKeys:
 
     def open_opaque(self, token: str) -> OpaqueDetails:
         """An account, wallet or alias, uninterpreted. Raises PersonalDataUnreadable, without content."""
-        plaintext = self._open(token, "destination")
-        try:
-            document = json.loads(plaintext)
-        except (ValueError, RecursionError):
-            return OpaqueDetails(canonical=plaintext.decode(errors="backslashreplace"))
-        return OpaqueDetails(canonical=json.dumps(document, sort_keys=True, separators=(",", ":")))
+        return opaque_details(self.open_destination(token))
+
+    def open_destination(self, token: str) -> bytes:
+        """The plaintext of an account, wallet or alias; not to be kept. Raises PersonalDataUnreadable."""
+        return self._open(token, "destination")
 
     def _open(self, token: str, what: str) -> bytes:
         try:
@@ -173,6 +210,37 @@ class PartyKeys:
         if document is None:
             raise PersonalDataUnreadable(f"the decrypted {what} is not a JSON object in UTF-8 with unique member names")
         return document
+
+
+def opaque_details(plaintext: bytes) -> OpaqueDetails:
+    """The form in which an opened account, wallet or alias is compared: canonical JSON, else the text itself."""
+    try:
+        document = json.loads(plaintext)
+    except (ValueError, RecursionError):
+        return OpaqueDetails(canonical=plaintext.decode(errors="backslashreplace"))
+    return OpaqueDetails(canonical=json.dumps(document, sort_keys=True, separators=(",", ":")))
+
+
+def read_account(plaintext: bytes) -> BankAccount:
+    """The account of an opened `encrypted_account`. Raises PersonalDataUnreadable, without content."""
+    document = _validated(_parsed_json(plaintext), "account.schema.json", "account")
+    return BankAccount(**document | {"account_number": Secret(document["account_number"])})
+
+
+def read_wallet(plaintext: bytes) -> Wallet:
+    """The wallet of an opened `encrypted_wallet`. Raises PersonalDataUnreadable, without content."""
+    document = _validated(_parsed_json(plaintext), "wallet.schema.json", "wallet")
+    return Wallet(**document | {"account_number": Secret(document["account_number"])})
+
+
+def read_alias(plaintext: bytes) -> Alias:
+    """The alias of an opened `encrypted_alias`. Raises PersonalDataUnreadable, without content."""
+    document = _validated(_parsed_json(plaintext), "alias.schema.json", "alias")
+    alias = document["alias"]
+    # A telephone number has at most 15 digits, and many of 13 pass for an old card's.
+    if sum(map(str.isdigit, alias)) > LONGEST_TELEPHONE_DIGITS and looks_like_card_number(alias):
+        raise PersonalDataUnreadable("the alias looks like a card number, which no directory may be asked for")
+    return Alias(value=Secret(alias))
 
 
 def seal_for_processor(public_key: Mapping[str, Any] | str | bytes, document: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ from sandbox.samples.sample_file import (
     utc_now,
 )
 from sandbox.servers.stack import Stack
+from sandbox.visa_direct.cards import Cards
 from sandbox.worker_process import CommandFailed, run_command, save_metrics, worker_environment, worker_process
 from schemas.codec import BlockingCodec
 from schemas.sender_reference import sender_reference
@@ -56,6 +57,8 @@ LOST_REPLY = "reply-lost-after-effect"
 SETTLE_SECONDS = 1.5
 """After everything has ended: the last marks and publishes are on their way."""
 STUCK_AFTER_SECONDS = 60.0
+INITIATING_PARTY_ID = "1002"
+"""Ours at the stand-in's account and wallet rail."""
 FOLLOWED = ("payout_results", "payout_reviews", "payout_failed_requires_compensation", "payout_compensation_results")
 
 say = Console(stderr=True, highlight=False)
@@ -115,7 +118,13 @@ def _run(stack: Stack, directory: Path) -> int:
     environment = stack.environment()
     names = _names(stack, environment)
     environment = worker_environment(
-        {**environment, "DATABASE_URL": names.database_url, "PAYOUTS_TOPIC_PREFIX": names.prefix}, directory
+        {
+            **environment,
+            "DATABASE_URL": names.database_url,
+            "PAYOUTS_TOPIC_PREFIX": names.prefix,
+            "VISA_INITIATING_PARTY_ID": INITIATING_PARTY_ID,
+        },
+        directory,
     )
     try:
         _progress("creating topics and tables")
@@ -399,6 +408,8 @@ def _problems(expect: Expectation, outcome: Outcome) -> list[str]:
         "held": expect.held,
     }
     wrong = [f"{name} is {row[name]}" for name, value in expected.items() if value is not None and row[name] != value]
+    if expect.returned is not (row["returned_at"] is not None):
+        wrong.append("it did not come back" if expect.returned else "it came back")
     if row["attempts"] < expect.attempts_min:
         wrong.append(f"{row['attempts']} attempts")
     return wrong
@@ -406,7 +417,9 @@ def _problems(expect: Expectation, outcome: Outcome) -> list[str]:
 
 def _recipient(sample: Sample) -> str | None:
     kind, _, value = (sample.to or "token:tok_approve").partition(":")
-    return value if kind in ("card", "token") else None
+    if kind == "alias":
+        return Cards.from_file().aliases[value].card_number
+    return value if kind in ("card", "token", "account", "wallet") else None
 
 
 def _names(stack: Stack, environment: Mapping[str, str]) -> Names:

@@ -1,4 +1,4 @@
-"""Kafka headers of our events: CloudEvents 1.0 in binary mode, W3C trace context, and the correlation id."""
+"""Kafka headers of our events: CloudEvents 1.0 in binary mode, W3C trace context, and the ids to search by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from schemas.card_numbers import looks_like_card_number
-from schemas.topics import TOPIC_OF_SCHEMA
+from schemas.topics import TOPIC_OF_SCHEMA, type_of_event
 
 CONTENT_TYPE = "application/avro"
 # A correlation id is chosen by others: the header carries no more of it than fits a log line.
@@ -23,14 +23,21 @@ _EVENT_IDS = uuid.UUID("6f3c6f0e-3c55-5b0e-9a39-0e1d3f3f5a71")
 Headers = list[tuple[str, bytes]]
 
 
-def event_type(schema_name: str) -> str:
-    """The ce_type of a record, for example io.payoutstreams.payout.result.v1. KeyError: no such record."""
-    return TOPIC_OF_SCHEMA[schema_name].event_type
+def event_type(schema_name: str, event: str | None = None) -> str:
+    """The ce_type of a record, for example io.payoutstreams.payout.result.v1. KeyError: no such record or event.
+
+    `event` names one of the topic's other events, where a record tells more than one.
+    """
+    topic = TOPIC_OF_SCHEMA[schema_name]
+    return topic.event_type if event is None else type_of_event(topic.more_events[event])
 
 
-def event_id(schema_name: str, payout_id: str, version: int) -> str:
-    """The ce_id of an event: the same for the same record, payout and row version, however often it is sent (K3)."""
-    return str(uuid.uuid5(_EVENT_IDS, f"{schema_name}/{payout_id}/{version}"))
+def event_id(name: str, payout_id: str, version: int) -> str:
+    """The ce_id of an event: the same for the same name, payout and row version, however often it is sent (K3).
+
+    The name is the record's, or the event's own where a record tells more than one.
+    """
+    return str(uuid.uuid5(_EVENT_IDS, f"{name}/{payout_id}/{version}"))
 
 
 def event_headers(
@@ -41,11 +48,13 @@ def event_headers(
     traceparent: str | None = None,
     *,
     event_id: str,
+    request_id: str | None = None,
 ) -> Headers:
     """The headers of one event.
 
     `source` is a URI reference of the component that decided, for example /payouts/submit; `at` is when the ledger
-    recorded it. An ill-formed traceparent is left out; a correlation id that looks like a card number is withheld.
+    recorded it; `request_id` is what the payout's calls carry to Visa. An ill-formed traceparent is left out; a
+    correlation id that looks like a card number is withheld.
     ValueError: `at` has no time zone.
     """
     if at.utcoffset() is None:
@@ -62,6 +71,8 @@ def event_headers(
         headers.append(("traceparent", traceparent.encode()))
     if correlation_id is not None:
         headers.append(("correlation_id", _foreign_text(correlation_id)))
+    if request_id is not None:
+        headers.append(("request_id", _foreign_text(request_id)))
     return headers
 
 

@@ -12,9 +12,10 @@ import base64
 import hashlib
 
 SENDER_REFERENCE_CHARACTERS = 16  # Visa's OpenAPI: senderReference has at most 16 characters
+_DIGEST_BYTES = 10  # 16 characters of base32, of which 15 are taken
 
 
 def sender_reference(payout_id: str) -> str:
     """The 16 characters of A-Z and 2-7 by which a payout is found at Visa."""
     digest = hashlib.sha256(payout_id.encode()).digest()
-    return "P" + base64.b32encode(digest).decode()[: SENDER_REFERENCE_CHARACTERS - 1]
+    return "P" + base64.b32encode(digest[:_DIGEST_BYTES]).decode()[: SENDER_REFERENCE_CHARACTERS - 1]

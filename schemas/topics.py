@@ -22,6 +22,11 @@ KeyKind = Literal["payout_id", "source_position", "none"]
 _TIMESTAMP_TYPES: Mapping[str, TimestampType] = {"create": "CreateTime", "log_append": "LogAppendTime"}
 
 
+def type_of_event(event: str) -> str:
+    """The ce_type of an event by the middle part that the table gives it."""
+    return f"io.payoutstreams.{event}.v1"
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One topic: its name without prefix, what is in it, and how the broker keeps it."""
@@ -30,6 +35,8 @@ class Topic:
     schema: str | None
     """Record in it, or None for raw bytes (dead letters)."""
     event: str
+    more_events: Mapping[str, str]
+    """Other events told by the same record: the name that their ids derive from, and the middle part of ce_type."""
     description: str
     retention_ms: int
     """-1 keeps for ever."""
@@ -48,7 +55,7 @@ class Topic:
     @property
     def event_type(self) -> str:
         """The ce_type of its events, for example io.payoutstreams.payout.result.v1."""
-        return f"io.payoutstreams.{self.event}.v1"
+        return type_of_event(self.event)
 
     def broker_settings(self, replication_factor: int | None = None) -> dict[str, str]:
         """Topic settings under Kafka's own names, for creation and comparison.
@@ -73,6 +80,7 @@ def _topic(name: str, row: Mapping[str, Any]) -> Topic:
         name=name,
         schema=row["schema"],
         event=row["event"],
+        more_events=MappingProxyType(dict(row["more_events"])),
         description=row["description"],
         retention_ms=-1 if days < 0 else days * MILLISECONDS_A_DAY,
         partitions=row["partitions"],

@@ -4,10 +4,10 @@ import asyncio
 import io
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -18,13 +18,14 @@ from ledger.connections import Timeouts
 from ledger.interface import Ledger
 from ledger.postgres import PostgresLedger
 from processors.compliance.decide import Thresholds
+from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import load_watch_list
-from processors.secrets import Secret
 from processors.validation.policy import load_policy
 from processors.validation.validate import ValidationLimits
-from processors.visa.mle import DecryptionKey, MessageEncryption
+from processors.visa.account_payouts import AccountProfile
+from processors.visa.errors import error_table
 from processors.visa.requests import CardAcceptor, SubmissionProfile
-from processors.visa.transport import VisaConnection, VisaDirectClient
+from processors.visa.transport import VisaDirectClient
 from schemas.codec import Codec, PinnedResolver, RegistryResolver
 from schemas.topics import topic_name
 from streams.announcer import Announcer
@@ -50,11 +51,17 @@ from streams.publisher import Publisher
 from streams.pump import Handler, Pump, Record
 from streams.request_reader import KeyedRequestReader
 from streams.sealer import Sealer
-from streams.settings import AGENT_NAMES, Settings, SettingsInvalid
+from streams.settings import AGENT_NAMES, Settings, SettingsInvalid, load_settings, settings_file
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
+from streams.topic_ids import TopicIds
 from streams.visa_calls import VisaCalls
+from streams.visa_client import ClientSource
+from streams.visa_jwks import jwks_keys
+from streams.visa_keeper import VisaKeeper
+from streams.visa_material import material_in_use
 from streams.visa_pause import VisaPauses
+from streams.visa_rate import VisaRate
 from streams.watchdog import Watchdog, Work
 
 log = logging.getLogger(__name__)
@@ -63,11 +70,8 @@ EXIT_CODE_UNCONFIRMED = 71
 """A publish was not confirmed in time (rule K5), or a background task died; the supervisor starts it again."""
 EXIT_CODE_RECORD_LOST = 72
 """A record was found that should have been delivered and was not (rule K8): the next start reads it."""
-STANDSTILL_CALLS = 8
-"""Longest calls that a partition may stand still for. The worst of a healthy day is three agents' full slots before
-the permits of one worker, 64 at a time, and a question after each call: six."""
-STANDSTILL_SECONDS_MIN = 30.0
-"""With the test profile's short calls: a starved machine is no standstill."""
+EXIT_CODE_TOPIC_MADE_ANEW = 73
+"""A topic is another one than the one that was read (rule K8): the next start reads it from its first record."""
 REBALANCES_STUCK = 4
 """Rebalance time-outs after which a worker that still waits for its partitions will wait for ever."""
 LOOKS_PER_STANDSTILL = 4
@@ -96,6 +100,8 @@ def run_worker(settings: Settings, agents: tuple[str, ...] = AGENT_NAMES) -> Non
         raise SettingsInvalid("This worker may not start:\n  " + "\n  ".join(problems))
     name = settings.payouts_worker_name or f"{socket.gethostname()}-{os.getpid()}"
     configure_logs(name, settings.payouts_log_level, settings.payouts_log_format)
+    # Its default would end a worker that is told to reload before there is anything to reload.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     worker = WorkerRuntime(settings, agents, name)
     faust.Worker(
@@ -123,12 +129,21 @@ class WorkerRuntime:
             clock=time.monotonic,
             metrics=self.metrics,
         )
+        self.visa_rate = VisaRate(
+            calls_max=settings.visa_calls_max,
+            metrics=self.metrics,
+            credential_per_second=settings.visa_rate_limit_per_second,
+            originator_per_second=settings.visa_originator_rate_limit_per_second,
+        )
         self.app: PayoutsApp = create_app(settings, name)
         self.app.on_lost = self._forget
         self.app.on_sender_ended = _end_without_sender
         self.app.on_begin = self._begin
         self.app.on_end = self._end
         self.app.committable = self._committable
+        names = [topic_name(t, settings.payouts_topic_prefix) for agent in agents for t in AGENT_TOPICS[agent]]
+        self._topic_ids = TopicIds(confluent_config(settings), names)
+        self.app.topic_id = self._topic_ids.of
         self.app.drain = self._drain
         self._pumps: dict[str, Pump] = {}
         self._pump_of: dict[str, Pump] = {}
@@ -136,16 +151,17 @@ class WorkerRuntime:
         self._handlers: dict[str, Handler] = {}
         self._on_bug: Any = None
         self._stages: StageRunner | None = None
+        self._calls: VisaCalls | None = None
+        self._visa_keeper: VisaKeeper | None = None
         self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
         self._closers: list[Any] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
-        self._standstill_seconds = max(STANDSTILL_SECONDS_MIN, STANDSTILL_CALLS * settings.http_total_seconds)
-        self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), self._standstill_seconds)
+        self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), settings.standstill_seconds)
         self._backlog = Backlog(
             PartitionReader(confluent_config(settings)),
             self._idle_positions,
-            every_seconds=self._standstill_seconds / LOOKS_PER_STANDSTILL,
+            every_seconds=settings.standstill_seconds / LOOKS_PER_STANDSTILL,
         )
         self._closers += [self._judge.close, self._backlog.close]
         self._add_agents()
@@ -167,6 +183,7 @@ class WorkerRuntime:
             metrics=self.metrics,
             generation=lambda: self.app.consumer_generation_id,
             first_offset=self.app.offsets.first,
+            went_back=self.app.offsets.went_back,
             judge=self._judge,
             on_loss=_end_after_loss,
         )
@@ -208,12 +225,16 @@ class WorkerRuntime:
             unconfirmed_seconds=settings.unconfirmed_seconds,
             on_unconfirmed=_end_process,
             metrics=self.metrics,
+            request_ids=settings.request_ids,
         )
         announcer = Announcer(ledger, publisher)
         self._closers.append(announcer.mark_now)
         dead_letters = DeadLetters(ledger, publisher, keys, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
-        self._stages = stages = StageRunner(codec, keys, load_policies(settings), utc_now)
-        calls = self._open_visa(ledger, stages, keys) if AGENTS_THAT_CALL_VISA & set(self.agents) else None
+        policies = load_policies(settings)
+        self._stages = stages = StageRunner(codec, keys, policies, utc_now)
+        calls = self._calls = (
+            self._open_visa(ledger, stages, keys) if AGENTS_THAT_CALL_VISA & set(self.agents) else None
+        )
         driver = Driver(
             ledger,
             stages=stages,
@@ -235,7 +256,7 @@ class WorkerRuntime:
             metrics=self.metrics,
             worker=self.name,
         )
-        handlers = StageHandlers(ledger, codec, driver, dead_letters)
+        handlers = StageHandlers(ledger, codec, driver, dead_letters, policies.review)
         self._on_bug = handlers.on_bug
         self._handlers = {
             "payout_requests": intake,
@@ -266,6 +287,7 @@ class WorkerRuntime:
             metrics=self.metrics,
             assignment=self._assignment,
             refresh=self._refresh_gauges,
+            visa=lambda: None if self._visa_keeper is None else self._visa_keeper.detail,
         )
         await health.start()
         self._closers.append(health.stop)
@@ -285,14 +307,21 @@ class WorkerRuntime:
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
             asyncio.create_task(sweeper.gauge_forever(), name="gauges"),
             asyncio.create_task(self._beat(), name="watchdog beat"),
+            asyncio.create_task(self._topic_ids.watch_forever(_end_after_other_topic), name="topic ids"),
         ]
+        if self._visa_keeper is not None:
+            self._background += [
+                asyncio.create_task(self._visa_keeper.keep_forever(), name="visa keeper"),
+                asyncio.create_task(self._visa_keeper.keep_keys_forever(), name="visa keys"),
+            ]
         for task in self._background:
             task.add_done_callback(_ended_on_its_own)
+        await self._topic_ids.learn()
         log.info("worker open", extra={"agents": ",".join(self.agents), "profile": settings.payouts_profile.value})
 
     def _follower(self, ledger: Ledger, codec: Codec) -> Follower:
         settings = self.settings
-        records = KafkaRecords(confluent_config(settings), settings.group)
+        records = KafkaRecords(confluent_config(settings), settings.group, self._topic_ids.of)
         self._closers.append(records.close)
         return Follower(
             ledger,
@@ -325,24 +354,51 @@ class WorkerRuntime:
                 )
         return ledger
 
-    def _open_visa(self, ledger: Ledger, stages: StageRunner, keys: Keys) -> VisaCalls:
+    def _open_visa(self, ledger: PostgresLedger, stages: StageRunner, keys: Keys) -> VisaCalls:
+        settings = self.settings
+        error_table()  # read now: nothing that only names errors may fail between a call and its outcome
+        material = material_in_use(settings, utc_now())
+        source = ClientSource(
+            VisaDirectClient(material.connection),
+            on_exchange=lambda exchange: keeper.saw(exchange),
+            on_returned=lambda why: keeper.returned(why),
+        )
+        visa_keys, breaker = jwks_keys(settings, load_settings, self.metrics) or (None, None)
+        keeper = self._visa_keeper = VisaKeeper(
+            source,
+            material,
+            worker=self.name,
+            orders=ledger.visa_orders,
+            load_settings=load_settings,
+            settings_file=settings_file(),
+            pauses=self.visa_pauses,
+            metrics=self.metrics,
+            clock=utc_now,
+            keys=visa_keys,
+            breaker=breaker,
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keeper.ask_to_reload)
         calls = VisaCalls(
-            VisaDirectClient(visa_connection(self.settings)),
+            source,
             ledger,
             stages,
-            profile=submission_profile(self.settings),
+            profile=submission_profile(settings),
+            accounts=account_profile(settings),
             keys=keys,
             pauses=self.visa_pauses,
-            calls_max=self.settings.visa_calls_max,
+            calls_max=settings.visa_calls_max,
             clock=utc_now,
             metrics=self.metrics,
+            rate=self.visa_rate,
+            request_ids=self.settings.request_ids,
         )
-        self._closers.append(calls.close)
+        self._closers += [calls.close, keeper.leave]
         return calls
 
     async def _drain(self) -> None:
         """Take nothing new; let what is in work end, for at most the longest call."""
         self.visa_pauses.stop()
+        self.visa_rate.stop()
         limit = self.settings.http_total_seconds + DRAIN_MARGIN_SECONDS
         done = await asyncio.gather(*(pump.drain(limit) for pump in self._pumps.values()))
         log.info("drained", extra={"complete": all(done)})
@@ -364,6 +420,8 @@ class WorkerRuntime:
             self._end_if_never_assigned()
             if self._stages is not None:
                 self._stages.forget_old()
+            if self._calls is not None:
+                self._calls.preflight.forget_old()
             await asyncio.sleep(0.5)
 
     def _end_if_never_assigned(self) -> None:
@@ -379,7 +437,7 @@ class WorkerRuntime:
         committed = self.app.offsets.committed
         in_work = {slot for pump in self._pumps.values() for slot, count in pump.waiting.items() if count}
         unconfirmed = {slot for slot, offset in committed.items() if (self._committable(slot) or 0) > offset}
-        paused = bool(self._paused_for()) or bool(self.app.rebalancing)
+        paused = bool(self._paused_for()) or bool(self.app.rebalancing) or self.visa_rate.is_holding_back
         return Work(committed, frozenset(in_work | unconfirmed | self._backlog.waiting), paused)
 
     def _idle_positions(self) -> dict[Slot, int]:
@@ -443,6 +501,13 @@ def _end_after_loss(what: str) -> None:
     os._exit(EXIT_CODE_RECORD_LOST)
 
 
+def _end_after_other_topic(topic: str) -> None:
+    """K8: what is committed from here on would be for the old topic, and skip records of the new one."""
+    log.critical("a topic was made anew: ending the worker, the next start reads it whole", extra={"topic": topic})
+    logging.shutdown()
+    os._exit(EXIT_CODE_TOPIC_MADE_ANEW)
+
+
 def _end_without_sender(error: BaseException | None) -> None:
     """K5: a producer whose sender is gone takes nothing more, for ever; only a new one does."""
     log.critical("the producer's sender ended: ending the worker", exc_info=error)
@@ -466,7 +531,8 @@ def load_policies(settings: Settings) -> Policies:
         thresholds=Thresholds(
             settings.payouts_review_threshold_basis_points, settings.payouts_deny_threshold_basis_points
         ),
-        limits=ValidationLimits(),
+        limits=ValidationLimits(accounts_offered=settings.visa_initiating_party_id is not None),
+        review=load_review_policy(directory / SHIPPED_REVIEW_POLICY if directory else None),
     )
 
 
@@ -481,6 +547,7 @@ def submission_profile(settings: Settings) -> SubmissionProfile:
         state=settings.visa_card_acceptor_state,
         county=settings.visa_card_acceptor_county,
         zip_code=settings.visa_card_acceptor_zip_code,
+        legal_business_name=settings.visa_legal_business_name,
     )
     return SubmissionProfile(
         acquiring_bin=settings.visa_acquiring_bin,
@@ -491,42 +558,11 @@ def submission_profile(settings: Settings) -> SubmissionProfile:
     )
 
 
-def visa_connection(settings: Settings) -> VisaConnection:
-    """The mTLS, Basic and MLE material. Raises SettingsInvalid when a file cannot be read."""
-    total = settings.http_total_seconds
-    return VisaConnection(
-        base_url=settings.visa_base_url,
-        user_id=settings.visa_user_id or "",
-        password=Secret(settings.visa_password.get_secret_value() if settings.visa_password else ""),
-        client_certificate_path=_needed(settings.visa_cert_path, "VISA_CERT_PATH"),
-        client_key_path=_needed(settings.visa_key_path, "VISA_KEY_PATH"),
-        ca_path=settings.visa_ca_path,
-        encryption=MessageEncryption(
-            key_id=settings.visa_mle_key_id or "",
-            server_certificate_pem=_read(settings.visa_mle_server_certificate_path, "VISA_MLE_SERVER_CERTIFICATE_PATH"),
-            decryption_keys=[
-                DecryptionKey(
-                    settings.visa_mle_key_id or "",
-                    Secret(_read(settings.visa_mle_private_key_path, "VISA_MLE_PRIVATE_KEY_PATH").decode()),
-                )
-            ],
-        ),
-        connect_timeout_seconds=min(5.0, total / 2),
-        read_timeout_seconds=total - 0.2,
-        write_timeout_seconds=min(5.0, total / 2),
-        pool_timeout_seconds=min(5.0, total / 2),
-        total_timeout_seconds=total,
-        transaction_timeout_ms=min(30_000, int((total - 0.5) * 1000)),
-        max_connections=settings.visa_calls_max,
-        correlation_header=settings.request_id_header,
+def account_profile(settings: Settings) -> AccountProfile | None:
+    """The same of the account and wallet rail; None where this enrolment has none."""
+    if settings.visa_initiating_party_id is None:
+        return None
+    return AccountProfile(
+        initiating_party_id=settings.visa_initiating_party_id,
+        business_application_id=settings.visa_business_application_id,
     )
-
-
-def _needed(path: Path | None, name: str) -> Path:
-    if path is None or not path.is_file():
-        raise SettingsInvalid(f"{name} names no readable file: set it to the file that Visa's project gave you.")
-    return path
-
-
-def _read(path: Path | None, name: str) -> bytes:
-    return _needed(path, name).read_bytes()

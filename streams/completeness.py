@@ -7,6 +7,11 @@ One follower a worker, for the inbound partitions that are its own. It reads beh
 group, and asks the ledger in batches. `verified_offsets` in the ledger say how far that went, so that nothing is left
 out over restarts; a mark in Kafka beside them says the same. A ledger that knows less than the mark has lost what it
 knew (a restored copy, rule L11): then what is missing may have been paid, nothing is driven in, and a person decides.
+
+A mark that says less than the ledger is where looking up begins. Brokers delete the mark with its topic, and it names
+the topic that it is for: so a topic that was made anew is looked up from its first record on, whatever the ledger says
+of the old one. The same happens when the mark is lost, and costs look-ups only. When the committed offsets go back, so
+does the follower.
 """
 
 import asyncio
@@ -26,6 +31,7 @@ from streams.gate import Gate, pauses
 from streams.holes import READ_SECONDS, PartitionReader, Slot, Span, Unreadable
 from streams.metrics import Metrics
 from streams.pump import EPOCH, Record
+from streams.topic_ids import is_of, note_of
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +65,10 @@ class Records(Protocol):
 class KafkaRecords:
     """`Records` from the cluster."""
 
-    def __init__(self, config: Mapping[str, Any], group: str) -> None:
+    def __init__(self, config: Mapping[str, Any], group: str, topic_id: Callable[[str], str] = lambda _: "") -> None:
+        """`topic_id` names the topic that marks are for; without it every mark is believed."""
         self._reader = PartitionReader(config)
+        self._topic_id = topic_id
         self._config = {
             **config,
             "group.id": mark_group(group),
@@ -80,11 +88,14 @@ class KafkaRecords:
         """The marks."""
         places = [TopicPartition(topic, number) for number in partitions]
         found = await self._ask(lambda marks: marks.committed(places, timeout=READ_SECONDS))
-        return {place.partition: place.offset for place in found if place.offset >= 0}
+        topic_id = self._topic_id(topic)
+        return {
+            place.partition: place.offset for place in found if place.offset >= 0 and is_of(place.metadata, topic_id)
+        }
 
     async def mark(self, slot: Slot, offset: int) -> None:
         """Move the mark."""
-        place = TopicPartition(*slot, offset)
+        place = TopicPartition(*slot, offset, note_of(self._topic_id(slot[0])))
         await self._ask(lambda marks: marks.commit(offsets=[place], asynchronous=False))
 
     async def close(self) -> None:
@@ -117,8 +128,6 @@ class _Place:
     """When the suspects were missing first, or driven in last."""
     blind: "_Blind | None" = None
     """Set while the partition cannot be followed."""
-    mark_due: int = 0
-    """Where the mark should be and is not: a worker ended between its two writes, or the broker forgot the mark."""
 
 
 @dataclass(slots=True)
@@ -211,10 +220,10 @@ class Follower:
             stored = verified.get(slot[1], 0)
             place = self._places.get(slot)
             if place is None:
-                is_behind_ledger = marked.get(slot[1], 0) < stored
-                place = self._places[slot] = _Place(stored, mark_due=stored if is_behind_ledger else 0)
-            if stored < place.next_offset and not place.suspects:
-                place.next_offset = stored  # `payouts intake verify --drive` moved it back
+                place = self._places[slot] = _Place(min(stored, marked.get(slot[1], 0)))
+            if not place.suspects:
+                # `payouts intake verify --drive` moved it back, or what is committed went back.
+                place.next_offset = min(place.next_offset, stored, end)
             is_behind |= await self._try_to_follow(slot, place, end, may_drive=topic not in self._withheld)
             unverified += max(0, end - place.next_offset) + len(place.suspects)
         self._metrics.intake_unverified.labels(topic).set(unverified)
@@ -272,9 +281,6 @@ class Follower:
         place.blind.again = self._clock() + next(place.blind.pauses)
 
     async def _follow(self, slot: Slot, place: _Place, end: int, *, may_drive: bool) -> bool:
-        if place.mark_due and may_drive:
-            await self._records.mark(slot, place.mark_due)
-            place.mark_due = 0
         if place.suspects:
             await self._look_again(slot, place, may_drive=may_drive)
         if place.suspects or place.next_offset >= end:

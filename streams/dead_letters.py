@@ -2,9 +2,14 @@
 
 import hashlib
 import logging
+import re
+from datetime import UTC, datetime
 
 from ledger.interface import Disposition, IntakeRecord, Ledger
+from processors.pii.redaction import redact_text
+from schemas.card_numbers import looks_like_card_number
 from schemas.codec import RECORD_LIMIT_BYTES
+from schemas.headers import header_text
 from schemas.topics import topic_name
 from streams.keys import Keys
 from streams.metrics import Metrics
@@ -14,6 +19,15 @@ from streams.pump import Record
 log = logging.getLogger(__name__)
 
 DEAD_LETTER_TOPIC = "payout_dead_letters"
+EXPLANATION_CHARACTERS_MAX = 500
+KEY_BYTES_MAX = 1024
+"""Kept of a key: no payout_id is longer, and neither is anything else that becomes a payout."""
+REPLAYED_HEADER = "dead_letter"
+"""On a record that an operator has put back: the dead letter that it was, by its source."""
+FIRST_TAKEN_HEADER = "dead_letter_timestamp"
+"""Beside it: when the broker took the record that became the dead letter (ISO 8601)."""
+EARLIEST = datetime(2011, 1, 1, tzinfo=UTC)
+_LETTER_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}-[0-9]{1,10}-[0-9]{1,19}")
 
 
 class DeadLetters:
@@ -27,10 +41,11 @@ class DeadLetters:
         self._metrics = metrics
 
     async def set_aside(self, record: Record, reason_code: str, explanation: str) -> None:
-        """Ledger, broker, log, in this order (rule K1). `explanation` must quote nothing of the record."""
+        """Ledger, broker, log, in this order (rule K1). What `explanation` quotes of the record is masked."""
         value = record.value or b""
         intake = IntakeRecord(record.topic, record.partition, record.offset, Disposition.DEAD_LETTER, None, reason_code)
         await self._ledger.record_intake(intake)
+        told = redact_text(explanation, longest_characters=EXPLANATION_CHARACTERS_MAX)
         kept = value[:RECORD_LIMIT_BYTES]
         headers = [
             ("source_topic", record.topic.encode()),
@@ -38,7 +53,7 @@ class DeadLetters:
             ("source_offset", str(record.offset).encode()),
             ("source_timestamp", record.timestamp.isoformat().encode()),
             ("reason_code", reason_code.encode()),
-            ("error", explanation.encode()[:500]),
+            ("error", told.encode("utf-8", "replace")),
             ("sha256", hashlib.sha256(value).hexdigest().encode()),
             ("length", str(len(value)).encode()),
             ("truncated", b"true" if len(kept) < len(value) else b"false"),
@@ -46,10 +61,32 @@ class DeadLetters:
             ("content-type", b"application/jose"),
         ]
         if record.key is not None:
-            headers.append(("key_sealed", self._sealer.seal(record.key[:1024])))
+            headers.append(("key_sealed", self._sealer.seal(record.key[:KEY_BYTES_MAX])))
+        headers += _of_an_earlier_letter(record)
         await self._publisher.publish_bytes(self._topic, record.source.encode(), self._sealer.seal(kept), headers)
         self._metrics.dead_letters.labels(record.topic, reason_code).inc()
         log.error(
             "record dead-lettered: funding may be captured behind it",
-            extra={"source": record.source, "reason_code": reason_code, "why": explanation},
+            extra={"source": record.source, "reason_code": reason_code, "why": told},
         )
+
+
+def _of_an_earlier_letter(record: Record) -> list[tuple[str, bytes]]:
+    """What a record that was put back says of the letter that it was; anybody may write it, so only what it can be."""
+    found = []
+    letter, taken = (header_text(record.headers, name) for name in (REPLAYED_HEADER, FIRST_TAKEN_HEADER))
+    if letter and _LETTER_NAME.fullmatch(letter) and not looks_like_card_number(letter):
+        found.append((REPLAYED_HEADER, letter.encode()))
+    at = None if taken is None else time_of(taken)
+    if at is not None:
+        found.append((FIRST_TAKEN_HEADER, at.isoformat().encode()))
+    return found
+
+
+def time_of(text: str) -> datetime | None:
+    """A header's time, None when it is none, has no zone, or is from before there was Kafka: anybody may write it."""
+    try:
+        at = datetime.fromisoformat(text)
+        return at.astimezone(UTC) if at.utcoffset() is not None and at >= EARLIEST else None
+    except (ValueError, OverflowError):
+        return None

@@ -5,10 +5,20 @@ import itertools
 import logging
 from collections.abc import Collection
 from enum import StrEnum
+from typing import Protocol
 
 from ledger.interface import Change, CommitUnknown, Ledger, LedgerUnavailable, NotBegun
 from processors.payout import state_machine
-from processors.payout.events import COMPENSATION_CALLS, Answered, CallKind, Event, Unbuildable
+from processors.payout.events import (
+    COMPENSATION_CALLS,
+    SUBMISSIONS,
+    Answered,
+    CallKind,
+    Event,
+    Inquired,
+    InquiryVerdict,
+    Unbuildable,
+)
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
@@ -17,6 +27,7 @@ from streams.announcer import Announcer
 from streams.clock import Clock, utc_now
 from streams.gate import pauses
 from streams.metrics import Metrics
+from streams.preflight import PreflightOpen, Question
 from streams.stages import OpenRequest, StageRunner
 from streams.visa_calls import CallNotBuildable, VisaCalls
 
@@ -40,6 +51,24 @@ class Work(StrEnum):
 
 
 ALL_WORK = frozenset(Work)
+
+
+class Drives(Protocol):
+    """What the handlers of records need: `Driver`, or whoever does something else with the payout behind a record."""
+
+    async def drive(
+        self, row: PayoutRow, work: Collection[Work] = ALL_WORK, opened: OpenRequest | None = None
+    ) -> PayoutRow:
+        """See `Driver.drive`."""
+
+    async def announce(self, row: PayoutRow) -> PayoutRow:
+        """See `Driver.announce`."""
+
+    async def answer_again(self, row: PayoutRow) -> None:
+        """See `Driver.answer_again`."""
+
+    async def apply(self, row: PayoutRow, event: Event) -> PayoutRow:
+        """See `Driver.apply`."""
 
 
 class Driver:
@@ -140,8 +169,18 @@ class Driver:
     async def _call(
         self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False, patient: bool = False
     ) -> tuple[PayoutRow, bool]:
-        """Intent committed → call → outcome committed (rule S2). Then the drive ends: the row has its schedule."""
-        async with calls.permit(call, patient=patient) as permit:
+        """Intent committed → call → outcome committed (rule S2). Then the drive ends: the row has its schedule.
+
+        Before a first intent what its corridor's policy wants to know is asked, a question each time (B3).
+        """
+        if first and call in SUBMISSIONS:
+            try:
+                question = await calls.open_question(row)
+            except CallNotBuildable as error:
+                return await self.apply(row, Unbuildable(error.reason_code, str(error), call)), False
+            if question is not None:
+                return await self._ask(calls, row, question, call)
+        async with calls.permit(call, row.originator_id, patient=patient) as permit:
             if permit is None:
                 return row, False
             if permit.waited:
@@ -152,6 +191,8 @@ class Driver:
                 prepared = await calls.prepare(row, call, first=first)
             except CallNotBuildable as error:
                 return await self.apply(row, Unbuildable(error.reason_code, str(error), call)), False
+            except PreflightOpen:
+                return row, True  # what was known is too old by now: it is asked again
             deadline = calls.deadline(self.schedule.lease_seconds)
             try:
                 step = state_machine.begin_call(
@@ -160,15 +201,12 @@ class Driver:
             except IntentNotAllowed as error:
                 log.info("call not begun", extra={"payout_id": row.payout_id, "call": call.value, "why": str(error)})
                 return row, False
-            change = Change(row, step.row, step.transition, self._owner, step.detail)
             asked_at = self.clock()
             owner = f"{self._owner}/{next(self._calls_begun)}"
-            begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds)
+            begun = await self._begin(row, step, owner)
             if isinstance(begun, NotBegun):
-                self._metrics.compare_and_set_lost.inc()
                 lost = begun is NotBegun.LOST
                 return (await self._again(row.payout_id) if lost else row), lost
-            self._moved(begun, step)
             outcome = await calls.make(begun, call, prepared, deadline, permit)
         attempt = begun.compensation_attempts if call in COMPENSATION_CALLS else begun.attempts
         row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at), owner)
@@ -176,7 +214,50 @@ class Driver:
             return await self._call(calls, row, follow_up)
         return row, False
 
-    async def _record(self, row: PayoutRow, answered: Answered, owner: str) -> tuple[PayoutRow, CallKind | None]:
+    async def _ask(
+        self, calls: VisaCalls, row: PayoutRow, question: Question, call: CallKind
+    ) -> tuple[PayoutRow, bool]:
+        """One question before the first intent: permit, lease and mode, call, commit, as for any call (L3, L9, S7).
+
+        Nobody waits for a paused lane: other corridors' payouts, which ask nothing, stand behind him in the topic.
+        """
+        async with calls.permit(question, row.originator_id, patient=False) as permit:
+            if permit is None:
+                return row, False
+            if permit.waited:
+                row = await self._again(row.payout_id)
+                if state_machine.plan(row, self.clock(), self.schedule) != MakeCall(call, needs_identity=True):
+                    return row, True
+            request = await calls.preflight.prepare(question)
+            deadline = calls.deadline(self.schedule.lease_seconds)
+            try:
+                step = state_machine.begin_inquiry(
+                    row, question.name, calls.policy_version, self.clock(), self.schedule
+                )
+            except IntentNotAllowed as error:
+                log.info("question not asked", extra={"payout_id": row.payout_id, "why": str(error)})
+                return row, False
+            owner = f"{self._owner}/{next(self._calls_begun)}"
+            begun = await self._begin(row, step, owner)
+            if isinstance(begun, NotBegun):
+                lost = begun is NotBegun.LOST
+                return (await self._again(row.payout_id) if lost else row), lost
+            inquired = await calls.ask(begun, question, request, deadline, permit)
+        row, _ = await self._record(begun, inquired, owner)
+        return row, inquired.verdict is InquiryVerdict.PASSED
+
+    async def _begin(self, row: PayoutRow, step: Step, owner: str) -> PayoutRow | NotBegun:
+        change = Change(row, step.row, step.transition, self._owner, step.detail)
+        begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds)
+        if isinstance(begun, NotBegun):
+            self._metrics.compare_and_set_lost.inc()
+        else:
+            self._moved(begun, step)
+        return begun
+
+    async def _record(
+        self, row: PayoutRow, answered: Answered | Inquired, owner: str
+    ) -> tuple[PayoutRow, CallKind | None]:
         """Write what a call has proven, however long the database takes to come back (rules L2, S2)."""
         for pause_seconds in itertools.islice(pauses(), EVIDENCE_TRIES_MAX):
             try:
@@ -210,6 +291,11 @@ class Driver:
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
+            )
+        if committed.returned_at is not None and row.returned_at is None:
+            log.error(
+                "payout came back after it was paid",
+                extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id},
             )
         return committed
 

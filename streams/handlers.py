@@ -16,12 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from ledger.interface import Disposition, IntakeRecord, Ledger
+from processors.compliance.review_policy import ReviewPolicy
 from processors.payout.events import Confirmed, Held, Reviewed
-from processors.payout.row import COMPENSATION_ENDS, CompensationState, PayoutRow, PayoutState
+from processors.payout.review import BARS_FROM_DECIDING, not_this_reviewer
+from processors.payout.row import COMPENSATION_ENDS, CompensationState, PayoutRow, PayoutState, with_changes
 from schemas.card_numbers import looks_like_card_number
 from schemas.codec import Codec, Undecodable
 from streams.dead_letters import DeadLetters
-from streams.driver import ALL_WORK, Driver, Work
+from streams.driver import ALL_WORK, Drives, Work
 from streams.pump import Record
 
 log = logging.getLogger(__name__)
@@ -35,11 +37,20 @@ WORD_LENGTH_MAX = 128
 class StageHandlers:
     """The handlers of every topic but the requests."""
 
-    def __init__(self, ledger: Ledger, codec: Codec, driver: Driver, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        codec: Codec,
+        driver: Drives,
+        dead_letters: DeadLetters,
+        review_policy: ReviewPolicy | None = None,
+    ) -> None:
+        """Without a review policy one approval is enough, whoever gives it (the simulation's reviewers)."""
         self._ledger = ledger
         self._codec = codec
         self._driver = driver
         self._dead_letters = dead_letters
+        self._review_policy = review_policy
 
     async def comply(self, record: Record) -> None:
         """Screen a validated payout."""
@@ -104,11 +115,27 @@ class StageHandlers:
                 record, "DECISION_NOT_USABLE", "a decision must be APPROVE or REJECT and name its reviewer"
             )
             return
+        reviewed = await self._decision(row, event)
+        is_open = row.state is PayoutState.IN_REVIEW and reviewed.case_id == row.review_case_id
+        refused = is_open and not_this_reviewer(row, reviewed) is not None
+        if refused:
+            log.warning("a review decision does not count: four eyes", extra={"payout_id": row.payout_id})
+        await self._drive(await self._driver.apply(row, reviewed), frozenset())
+        await self._handled(record, row.payout_id, "FOUR_EYES" if refused else "HANDLED")
+
+    async def _decision(self, row: PayoutRow, event: Mapping[str, Any]) -> Reviewed:
+        """The decision with what the policy in force and the payout's life say of who may take it."""
         reviewed = Reviewed(
             event["case_id"], event["decision"] == "APPROVE", _word(event["reviewer"]), _word(event["reason_code"])
         )
-        await self._drive(await self._driver.apply(row, reviewed), frozenset())
-        await self._handled(record, row.payout_id)
+        if self._review_policy is None:
+            return reviewed
+        history = await self._ledger.history(row.payout_id)
+        return replace(
+            reviewed,
+            approvals_needed=self._review_policy.approvals_needed(row.amount_minor, row.currency),
+            not_by=frozenset(entry.actor for entry in history if entry.transition in BARS_FROM_DECIDING),
+        )
 
     async def on_bug(self, record: Record, error: Exception) -> None:
         """A handler failed in a way nobody foresaw: hold the payout, set the record aside, go on (P8)."""
@@ -118,10 +145,10 @@ class StageHandlers:
             await self._driver.apply(row, Held(f"PROCESSING_FAILED:{type(error).__name__}"))
         await self._dead_letters.set_aside(record, "PROCESSING_FAILED", type(error).__name__)
 
-    async def _handled(self, record: Record, payout_id: str) -> None:
+    async def _handled(self, record: Record, payout_id: str, reason_code: str = "HANDLED") -> None:
         """K9: a word from outside leaves a trace, also one that meant nothing (any more)."""
         await self._ledger.record_intake(
-            IntakeRecord(record.topic, record.partition, record.offset, Disposition.HANDLED, payout_id, "HANDLED")
+            IntakeRecord(record.topic, record.partition, record.offset, Disposition.HANDLED, payout_id, reason_code)
         )
 
     async def _drive(self, row: PayoutRow, work: frozenset[Work] | set[Work]) -> None:
@@ -147,7 +174,7 @@ class StageHandlers:
             return None
         if schema in OUR_ANNOUNCEMENTS:
             # That we read the event proves that the broker has it, whether or not its mark is written yet (K2).
-            row = replace(row, announced_version=max(row.announced_version, event["version"]))
+            row = with_changes(row, announced_version=max(row.announced_version, event["version"]))
         return event, row
 
 

@@ -34,13 +34,16 @@ class HealthServer:
         metrics: Metrics,
         assignment: Callable[[], list[str]],
         refresh: Callable[[], None],
+        visa: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
+        """`visa` says what the connection to Visa uses, None in a worker that has none."""
         self._host, self._port, self._port_file = host, port, port_file
         self._ledger = ledger
         self._paused_for = paused_for
         self._metrics = metrics
         self._assignment = assignment
         self._refresh = refresh
+        self._visa = visa
         self._runner: web.AppRunner | None = None
         self._started_at = time.time()
 
@@ -85,6 +88,7 @@ class HealthServer:
             "database": database,
             "paused_for": list(self._paused_for()),
             "assigned_partitions": self._assignment(),
+            "visa": self._visa(),
         }
         return _json(detail, 200 if ready else 503)
 

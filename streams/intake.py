@@ -1,6 +1,7 @@
 """The validate agent: from a raw request to a row, a repeat, a refusal or a dead letter (rules L1, K6, K7, L8)."""
 
 import logging
+from datetime import datetime
 from typing import Any
 
 from ledger.interface import Disposition, Existing, IntakeRecord, Ledger
@@ -17,8 +18,8 @@ from schemas.codec import Undecodable
 from schemas.headers import event_id, header_text
 from schemas.sender_reference import sender_reference
 from streams.clock import Clock
-from streams.dead_letters import DeadLetters
-from streams.driver import Driver, Work
+from streams.dead_letters import FIRST_TAKEN_HEADER, DeadLetters, time_of
+from streams.driver import Drives, Work
 from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Record
@@ -41,7 +42,7 @@ class Intake:
         self,
         ledger: Ledger,
         reader: RequestReader,
-        driver: Driver,
+        driver: Drives,
         publisher: Publisher,
         dead_letters: DeadLetters,
         *,
@@ -49,7 +50,10 @@ class Intake:
         clock: Clock,
         metrics: Metrics,
         worker: str,
+        held_for: str | None = None,
     ) -> None:
+        """`held_for`: a payout that is new is held from its first moment on, for this reason (rules L12, R2)."""
+        self._held_for = held_for
         self._ledger = ledger
         self._reader = reader
         self._driver = driver
@@ -69,7 +73,7 @@ class Intake:
             code = error.code if isinstance(error, Undecodable) else "REQUEST_MALFORMED"
             await self._dead_letters.set_aside(record, code, str(error))
             return
-        problem = _key_problem(record, request)
+        problem = key_problem(record.key, request)
         if problem is not None:
             await self._dead_letters.set_aside(record, *problem)
             return
@@ -152,7 +156,7 @@ class Intake:
             funding_reversible=facts.reversible,
             requested_at=request.requested_at,
             expires_at=request.expires_at,
-            received_at=record.timestamp,
+            received_at=first_taken_at(record),
             source_topic=record.topic,
             source_partition=record.partition,
             source_offset=record.offset,
@@ -162,19 +166,22 @@ class Intake:
             bytes_hmac=digest.bytes_hmac,
             content_hmac=digest.content_hmac,
             sealed_request=self._reader.seal(record.value or b"", request.payout_id),
+            destination_kind=request.destination.kind,
             state_at=now,
+            held=self._held_for is not None,
+            hold_reason=self._held_for,
             due_at=after(self._schedule.stage_patience_seconds, now),
         )
 
 
-def _key_problem(record: Record, request: PayoutRequest) -> tuple[str, str] | None:
+def key_problem(key: bytes | None, request: PayoutRequest) -> tuple[str, str] | None:
     """K6: a record whose key is not its payout_id cannot become a payout; a missing key is no error."""
     payout_id = request.payout_id
     if not payout_id or len(payout_id) > KEY_LENGTH_MAX or not payout_id.isascii() or not payout_id.isprintable():
         return "PAYOUT_ID_UNUSABLE", f"payout_id must have 1 to {KEY_LENGTH_MAX} printable ASCII characters"
     if looks_like_card_number(payout_id):
         return "PAYOUT_ID_UNUSABLE", "payout_id looks like a card number and may not become a key"
-    if record.key is not None and record.key != payout_id.encode():
+    if key is not None and key != payout_id.encode():
         return "KEY_IS_NOT_PAYOUT_ID", "the record's key is not its payout_id: was it produced for another payout?"
     return None
 
@@ -185,11 +192,24 @@ def _clear(text: str) -> str:
 
 
 def _same_source(record: Record, row: PayoutRow) -> bool:
-    return (record.topic, record.partition, record.offset) == (
+    """Whether this very record made the row; a topic that was made anew gives its places again, at another time."""
+    return (record.topic, record.partition, record.offset, first_taken_at(record)) == (
         row.source_topic,
         row.source_partition,
         row.source_offset,
+        row.received_at,
     )
+
+
+def first_taken_at(record: Record) -> datetime:
+    """When a broker first took the request: a dead letter that was put back is as old as the record that it was.
+
+    After a restored copy was adopted nobody knows whether it was put back, and paid, before: by this time it is held
+    like everything else of then (L11). Whoever makes the time up gets his own payouts held; none is made younger.
+    """
+    given = header_text(record.headers, FIRST_TAKEN_HEADER)
+    first = None if given is None else time_of(given)
+    return record.timestamp if first is None else min(first, record.timestamp)
 
 
 def _event_name(record: Record) -> str:

@@ -13,13 +13,15 @@ from typing import Any, cast
 
 import aiokafka.conn
 import faust
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.holes import Slot
 from streams.settings import Settings
+from streams.topic_ids import is_of, note_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ POLL_INTERVAL_SECONDS = 366 * 86_400.0
 """Never leave the group for being silent: after a pause that was longer than this interval (shipped: 1,000 s) aiokafka
 waits for Faust to ask for records before it joins again, and Faust for partitions before it asks: for ever. Our own
 watchdog ends a worker that stands still (rule K5)."""
+REPLACE_SECONDS = 5.0
+"""aiokafka repeats a commit for as long as the topic is away; an assignment must not wait for that."""
 PRODUCER_LINGER_SECONDS = 0.002
 PRODUCER_END_SECONDS = 3.0
 """For each of the producer's last steps; a supervisor kills what does not leave in time."""
@@ -72,6 +76,11 @@ class Offsets:
         self._first = {slot: max(0, offset or 0) for slot, offset in found.items()}
         self._committed = dict(self._first)
 
+    def went_back(self, slot: Slot) -> None:
+        """Reading goes on before the committed offset: the log was cut off, and gives its offsets anew."""
+        if slot in self._committed:
+            self._first[slot] = self._committed[slot] = 0
+
     def confirmed(self, offsets: Mapping[Slot, int]) -> None:
         """The broker took a commit. An answer that comes after the partition was lost changes nothing."""
         for slot, offset in offsets.items():
@@ -85,15 +94,59 @@ class Offsets:
 
 
 class OrderedConsumerThread(driver.AIOKafkaConsumerThread):
-    """Reads committed records only, and little ahead."""
+    """Reads committed records only, and little ahead; its commits name the topic that they are for (rule K8)."""
+
+    @property
+    def _payouts(self) -> "PayoutsApp":
+        return cast("PayoutsApp", self.app)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
+        plain_commit = consumer.commit
+
+        async def commit(offsets: Mapping[Any, OffsetAndMetadata]) -> None:
+            await plain_commit(self._noted({place: found.offset for place, found in offsets.items()}))
+
+        consumer.commit = commit
         # Faust has no settings for these; they are read when the consumer starts. An originator who took his
         # transaction back has asked for nothing.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_bytes = FETCH_BYTES_MAX
         return consumer
+
+    async def seek_to_committed(self) -> Mapping[TP, Any]:
+        """As Faust's, but for offsets that were committed for a topic that is gone: these are none."""
+        found: Mapping[TP, Any] = await self.call_thread(self._seek_to_committed)
+        return found
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        consumer = self._ensure_consumer()
+        places = list(consumer.assignment())
+        committed = await consumer._coordinator.fetch_committed_offsets(places)
+        foreign = [p for p in places if p in committed and not is_of(committed[p].metadata, self._topic_id(p.topic))]
+        if foreign:
+            await self._begin_anew(foreign)
+        counting = {p: found.offset for p, found in committed.items() if found.offset > 0 and p not in foreign}
+        for place, offset in counting.items():
+            consumer.seek(place, offset)
+        return {place: counting.get(place) for place in places}
+
+    async def _begin_anew(self, places: Sequence[Any]) -> None:
+        """Replace what was committed for another topic of that name; if that fails, the next assignment does it."""
+        where = ", ".join(f"{place.topic}-{place.partition}" for place in sorted(places))
+        log.critical("the topic was made anew: its records are read from the first one on", extra={"partitions": where})
+        nothing_read = {place: OffsetAndMetadata(0, "") for place in places}
+        try:
+            await asyncio.wait_for(self._ensure_consumer().commit(nothing_read), REPLACE_SECONDS)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("offsets of the old topic not replaced now", extra={"error": type(error).__name__})
+
+    def _noted(self, offsets: Mapping[Any, int]) -> dict[Any, OffsetAndMetadata]:
+        notes = {place: note_of(self._topic_id(place.topic)) for place in offsets}
+        return {place: OffsetAndMetadata(offset, notes[place]) for place, offset in offsets.items()}
+
+    def _topic_id(self, topic: str) -> str:
+        return self._payouts.topic_id(topic)
 
 
 class OrderedConsumer(driver.Consumer):
@@ -205,11 +258,13 @@ class IdempotentProducer(driver.Producer):
 class PayoutsApp(faust.App):
     """One worker. `on_lost` forgets lost partitions; `on_begin` and `on_end` open and close our parts.
 
-    `committable` says for a partition what may be committed; `offsets` knows what is.
+    `committable` says for a partition what may be committed; `offsets` knows what is; `topic_id` for which topic.
     """
 
     offsets: Offsets
     committable: Callable[[Slot], int | None]
+    topic_id: Callable[[str], str]
+    """Of a topic by its name on the cluster, as it was when this worker began; empty when not known."""
     on_lost: Callable[[Iterable[tuple[str, int]]], None]
     on_sender_ended: Callable[[BaseException | None], None]
     """The producer can send nothing any more (rule K5)."""
@@ -280,6 +335,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
         autodiscover=False,
     )
     app.offsets = Offsets()
+    app.topic_id = lambda _: ""
     aiokafka.conn.AIOKafkaConnection = SteadyConnection
     app.transport.Producer = IdempotentProducer  # type: ignore[misc]
     app.transport.Consumer = OrderedConsumer  # type: ignore[misc]

@@ -23,10 +23,12 @@ from jwcrypto import jwk
 
 from processors.content import ContentKeys
 from processors.personal_data import PartyKeys
-from processors.sealing import EnvelopeSealer, Sealer, SealingError
+from processors.sealing import EnvelopeOpener, EnvelopeSealer, Sealer, SealingError
 
 RSA_BITS = 2048
 SECRET_FILES = ("sealing_keys.json", "content_keys.json", "party_private.jwks.json", "dead_letter_private.jwk.json")
+
+DEAD_LETTER_KEY_FILE = "dead_letter_private.jwk.json"
 
 
 class KeysUnusable(Exception):
@@ -77,6 +79,19 @@ def load_keys(directory: Path) -> Keys:
         raise KeysUnusable(
             f"a key in {directory} is malformed ({type(error).__name__}); restore it from backup."
         ) from None
+
+
+def load_dead_letter_opener(path: Path) -> EnvelopeOpener:
+    """What opens dead letters: a private JWK, or a set of them while the key is renewed. Raises KeysUnusable."""
+    if not path.is_file():
+        raise KeysUnusable(f"{path} is missing: dead letters are opened where that key is, and nowhere else.")
+    try:
+        if path.stat().st_mode & stat.S_IRWXO:
+            raise KeysUnusable(f"{path} is open to everybody: chmod o-rwx it.")
+        loaded: dict[str, Any] = json.loads(path.read_text())
+        return EnvelopeOpener(loaded.get("keys", [loaded]))
+    except (ValueError, KeyError, TypeError, AttributeError, SealingError, OSError) as error:
+        raise KeysUnusable(f"{path} cannot be used ({type(error).__name__}); restore it from backup.") from None
 
 
 def _decoded(file: dict[str, Any]) -> dict[str, bytes]:

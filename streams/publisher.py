@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from processors.payout.publications import Publication, publications
 from processors.payout.row import PayoutRow
+from processors.visa.correlation import RequestIds
 from schemas.codec import Codec
 from schemas.headers import event_headers, event_id, event_type
 from schemas.topics import topic_name
@@ -47,7 +48,10 @@ class Publisher:
         unconfirmed_seconds: float,
         on_unconfirmed: Callable[[str], None],
         metrics: Metrics,
+        request_ids: RequestIds | None = None,
     ) -> None:
+        """`request_ids` names what the calls to Visa carry, so that events carry it too."""
+        self._request_ids = request_ids
         self._send = send
         self._codec = codec
         self._prefix = prefix
@@ -59,18 +63,20 @@ class Publisher:
         """Publish what the row announces, newer than `since_version`, in order."""
         for publication in publications(row):
             if publication.version > since_version:
-                await self.publish(publication, row.payout_id, row.correlation_id)
+                await self.publish(publication, row)
 
-    async def publish(self, publication: Publication, payout_id: str, correlation_id: str) -> None:
+    async def publish(self, publication: Publication, row: PayoutRow) -> None:
         """Publish one event under the payout's key. Same event, same `ce_id` (rule K3)."""
         await self.publish_event(
             publication.topic,
             publication.schema,
             publication.record,
-            key=payout_id,
-            identifier=event_id(publication.schema, payout_id, publication.version),
+            key=row.payout_id,
+            identifier=event_id(publication.event or publication.schema, row.payout_id, publication.version),
             at=publication.at,
-            correlation_id=correlation_id,
+            correlation_id=row.correlation_id,
+            request_id=None if self._request_ids is None else self._request_ids.of(row),
+            event=publication.event,
         )
 
     async def publish_event(
@@ -83,11 +89,14 @@ class Publisher:
         identifier: str,
         at: datetime,
         correlation_id: str | None,
+        request_id: str | None = None,
+        event: str | None = None,
     ) -> None:
         """Encode and publish one record. Raises BrokerUnavailable; ends the process when unconfirmed."""
         name = topic_name(topic, self._prefix)
         value = await self._codec.encode(schema, record, name)
-        headers = event_headers(event_type(schema), EVENT_SOURCE, at, correlation_id, event_id=identifier)
+        kind = event_type(schema, event)
+        headers = event_headers(kind, EVENT_SOURCE, at, correlation_id, event_id=identifier, request_id=request_id)
         await self.publish_bytes(name, key.encode(), value, headers)
 
     async def publish_in_order(self, topic: str, records: Sequence[tuple[bytes, Sequence[tuple[str, bytes]]]]) -> None:
@@ -111,13 +120,20 @@ class Publisher:
     async def publish_bytes(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Send raw bytes to a topic of this cluster and wait for the confirmation."""
         try:
-            confirmation = await self._send(topic, key, value, headers)
-            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(confirmation)), self._unconfirmed_seconds)
+            confirmation = asyncio.ensure_future(await self._send(topic, key, value, headers))
+            if not confirmation.done():
+                await asyncio.wait([confirmation], timeout=self._unconfirmed_seconds)  # which cancels nothing
+            _take(confirmation)
         except TimeoutError:
             self._on_unconfirmed(topic)
             raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
         self._metrics.published.labels(topic).inc()
+
+
+def _take(confirmation: asyncio.Future[Any]) -> None:
+    """Raises what the broker said, or TimeoutError while it has said nothing."""
+    if not confirmation.done():
+        raise TimeoutError
+    confirmation.result()

@@ -67,10 +67,14 @@ class Pump:
         metrics: Metrics,
         generation: Callable[[], int | None],
         first_offset: Callable[[Slot], int | None],
+        went_back: Callable[[Slot], None],
         judge: Judge,
         on_loss: Callable[[str], None],
     ) -> None:
-        """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8)."""
+        """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8).
+
+        `went_back` hears of an event before that: the log was cut off, and what is committed follows it, from 0 on.
+        """
         self.name = name
         self._handler = handler
         self._gate = gate
@@ -79,6 +83,7 @@ class Pump:
         self._metrics = metrics
         self._generation = generation
         self._first_offset = first_offset
+        self._went_back = went_back
         self._judge = judge
         self._on_loss = on_loss
         self._judgements: set[asyncio.Task[None]] = set()
@@ -187,8 +192,13 @@ class Pump:
         if first is None:
             self._on_loss(f"{slot[0]}-{slot[1]}-{offset}: an event came before its partition's committed offset")
             return None
-        # A topic that was made anew or cut off begins before the committed offset: that is no hole.
-        window: AckWindow[Any] = AckWindow(min(first, offset))
+        if offset < first:
+            # The log was cut off (a topic made anew ends the worker by itself), and what it holds now was not read.
+            # Without this nothing would be committed until it is as long again.
+            log.critical("reading before the committed offset", extra={"agent": self.name, "from": offset, "at": first})
+            self._went_back(slot)
+            first = 0
+        window: AckWindow[Any] = AckWindow(first)
         self._windows[slot] = (generation, window)
         return window
 

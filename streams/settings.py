@@ -19,10 +19,22 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from processors.payout.schedule import Schedule
+from processors.visa.correlation import DEFAULT_PREFIX, PREFIX_PATTERN, RequestIdFormat, RequestIds
 
 AGENT_NAMES = ("validate", "comply", "submit", "retry", "compensate", "review")
 CONSUMER_GROUP = "payouts"
 """One group for any subset of agents, so that offsets, lag and resets have one address."""
+STANDSTILL_CALLS = 8
+"""Longest calls that a partition may stand still for. The worst of a healthy day is three agents' full slots before
+the permits of one worker, 64 at a time, and a question after each call: six."""
+STANDSTILL_SECONDS_MIN = 30.0
+"""With the test profile's short calls: a starved machine is no standstill."""
+CALLS_OF_A_FULL_AGENT = 6
+"""The same three agents and their questions, for each slot of PAYOUTS_IN_FLIGHT_MAX."""
+
+
+PRIVATE_KEY_SETTINGS = ("visa_key_path", "visa_mle_private_key_path", "visa_mle_next_private_key_path")
+"""Files that only the worker's user may read."""
 
 
 class Profile(StrEnum):
@@ -85,6 +97,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = SecretStr("postgresql://payouts@127.0.0.1:5432/payouts")
     database_pool_max: int = Field(16, ge=2, le=200)
+    audit_retention_days: int = Field(2555, ge=2555, le=3653)
+    """How long exports of the audit are to be kept: seven to ten years. Ledger and topic keep it for ever."""
 
     visa_base_url: str = "https://sandbox.api.visa.com"
     visa_cert_path: Path | None = None
@@ -95,10 +109,27 @@ class Settings(BaseSettings):
     visa_mle_key_id: str | None = None
     visa_mle_server_certificate_path: Path | None = None
     visa_mle_private_key_path: Path | None = None
+    visa_mle_next_key_id: str | None = None
+    """While a key pair is renewed: the pair that Visa may answer to next, or last, beside the one in use."""
+    visa_mle_next_private_key_path: Path | None = None
+    visa_mle_content_encryption: Literal["A128GCM", "A256GCM"] = "A128GCM"
+    """What we encrypt with; answers may use either."""
+    visa_jwks_url: str | None = None
+    """Where Visa's encryption key is published, in place of a server certificate's file."""
+    jwks_cache_ttl_seconds: float = Field(600, ge=1, le=86400)
+    jwks_breaker_max_failures: int = Field(3, ge=1, le=100)
+    jwks_breaker_timeout_seconds: float = Field(10, gt=0, le=60)
+    """The longest that one fetch may take."""
+    jwks_breaker_reset_seconds: float = Field(60, ge=1, le=3600)
+    """From the breaker's opening to the one fetch that may try again."""
+    visa_certificate_warning_days: int = Field(60, ge=1, le=366)
+    visa_certificate_critical_days: int = Field(30, ge=1, le=366)
     visa_acquiring_bin: str = Field("408999", pattern=r"^[0-9]{6,11}$")
     visa_acquirer_country_code: str = Field("840", pattern=r"^[0-9]{3}$")
     visa_business_application_id: str = Field("FD", pattern=r"^[A-Z]{2}$")
     visa_card_acceptor_name: str = Field("Payout Streams", max_length=25)
+    visa_legal_business_name: str | None = Field(None, min_length=1, max_length=25)
+    """Money transfers must carry it, and cards of Canada and Australia that are paid from abroad."""
     visa_card_acceptor_id: str = Field("PAYOUTSTREAMS01", max_length=15)
     visa_terminal_id: str = Field("PSTRM001", max_length=8)
     visa_card_acceptor_country: str = Field("USA", min_length=2, max_length=3)
@@ -107,9 +138,18 @@ class Settings(BaseSettings):
     visa_card_acceptor_county: str | None = "081"
     visa_card_acceptor_zip_code: str | None = "94404"
     visa_merchant_category_code: str | None = Field("6012", pattern=r"^[0-9]{4}$")
+    visa_initiating_party_id: int | None = Field(None, gt=0, lt=2**63)
+    """Our party at Visa's account and wallet rail. Unset: payouts to accounts and wallets are refused."""
     request_id_header: str = "x-request-id"
+    request_id_format: RequestIdFormat = RequestIdFormat.UUID
+    """What a payout's calls to Visa, and the header `request_id` of its events, are known by."""
+    request_id_prefix: str = Field(DEFAULT_PREFIX, pattern=PREFIX_PATTERN)
     visa_calls_max: int = Field(64, ge=1, le=1000)
-    """Calls in flight at once from this worker."""
+    """Calls in flight at once from this worker, at most: after a 429 there are fewer for a while."""
+    visa_rate_limit_per_second: float | None = Field(None, gt=0, le=100_000)
+    """Calls a second from this worker, whatever their kind; the enrolment's rate divided by the number of workers."""
+    visa_originator_rate_limit_per_second: float | None = Field(None, gt=0, le=100_000)
+    """The same for the payouts of one originator."""
     visa_pause_after_failures: int = Field(8, ge=1, le=1000)
     """Calls of one kind that nobody answered, in a row, before that kind pauses: more than chance makes of a call lost
     now and then, fewer than an outage should reach."""
@@ -145,9 +185,19 @@ class Settings(BaseSettings):
         return replace(schedule, **{name: value for name, value in wanted.items() if value is not None})
 
     @property
+    def request_ids(self) -> RequestIds:
+        """The id of a payout's calls to Visa."""
+        return RequestIds(self.request_id_format, self.request_id_prefix)
+
+    @property
     def http_total_seconds(self) -> float:
         """The longest that one HTTP call may take: Visa answers within 30 s."""
         return 35.0 if self.production else 3.0
+
+    @property
+    def standstill_seconds(self) -> float:
+        """How long a partition may stand still while work waits, before the watchdog ends the worker."""
+        return max(STANDSTILL_SECONDS_MIN, STANDSTILL_CALLS * self.http_total_seconds)
 
     @property
     def session_timeout_seconds(self) -> float:
@@ -178,10 +228,12 @@ class Settings(BaseSettings):
             found.append("PAYOUTS_REVIEW_THRESHOLD_BASIS_POINTS is 0: every payout would be a match; raise it.")
         if self.payouts_deny_threshold_basis_points < self.payouts_review_threshold_basis_points:
             found.append("PAYOUTS_DENY_THRESHOLD_BASIS_POINTS is below the review threshold: raise it.")
+        found += self._rate_problems()
         if self.production:
             found += self._production_problems()
         if needs_visa:
             found += [f"{name.upper()} is not set: the submit agents need it." for name in self._missing_visa()]
+            found += self._key_problems()
         return found
 
     def _time_problems(self) -> list[str]:
@@ -191,6 +243,17 @@ class Settings(BaseSettings):
         if self.unconfirmed_seconds >= schedule.lease_seconds:
             return ["PAYOUTS_COMMIT_TIMEOUT_SECONDS must be shorter than the lease (L3): lower it."]
         return []
+
+    def _rate_problems(self) -> list[str]:
+        """A full house must get through its own rate before the watchdog takes the wait for a standstill."""
+        calls = CALLS_OF_A_FULL_AGENT * self.payouts_in_flight_max
+        return [
+            f"{name.upper()} is so low that {calls} calls of PAYOUTS_IN_FLIGHT_MAX would take longer than "
+            f"{self.standstill_seconds:g} s, after which a worker counts as wedged: raise it above "
+            f"{calls / self.standstill_seconds:.1f}, or lower PAYOUTS_IN_FLIGHT_MAX."
+            for name in ("visa_rate_limit_per_second", "visa_originator_rate_limit_per_second")
+            if (rate := getattr(self, name)) is not None and calls / rate > self.standstill_seconds
+        ]
 
     def _production_problems(self) -> list[str]:
         found = []
@@ -211,11 +274,39 @@ class Settings(BaseSettings):
         return found
 
     def _missing_visa(self) -> list[str]:
-        names = (
+        names = [
             "visa_cert_path", "visa_key_path", "visa_user_id", "visa_password", "visa_mle_key_id",
-            "visa_mle_server_certificate_path", "visa_mle_private_key_path",
-        )  # fmt: skip
+            "visa_mle_private_key_path",
+        ]  # fmt: skip
+        if self.visa_jwks_url is None:
+            names.append("visa_mle_server_certificate_path")
         return [name for name in names if getattr(self, name) is None]
+
+    def _key_problems(self) -> list[str]:
+        found = []
+        if (self.visa_mle_next_key_id is None) != (self.visa_mle_next_private_key_path is None):
+            found.append("VISA_MLE_NEXT_KEY_ID and VISA_MLE_NEXT_PRIVATE_KEY_PATH belong together: set both or none.")
+        if self.visa_jwks_url is not None and self.visa_mle_server_certificate_path is not None:
+            found.append("VISA_JWKS_URL and VISA_MLE_SERVER_CERTIFICATE_PATH both name Visa's key: set only one.")
+        if self.visa_jwks_url is not None and not self.visa_jwks_url.startswith("https://"):
+            found.append("VISA_JWKS_URL must be https: whoever answers there chooses who can read what we send.")
+        if self.visa_certificate_critical_days > self.visa_certificate_warning_days:
+            found.append("VISA_CERTIFICATE_CRITICAL_DAYS is above VISA_CERTIFICATE_WARNING_DAYS: lower it.")
+        if self.production:
+            found += [
+                f"{name.upper()}: {path} can be read by others than its owner: chmod 600 it."
+                for name in PRIVATE_KEY_SETTINGS
+                if (path := getattr(self, name)) is not None and readable_by_others(path)
+            ]
+        return found
+
+
+def readable_by_others(path: Path) -> bool:
+    """Whether group or world have any right to a file. One that cannot be looked at is somebody else's finding."""
+    try:
+        return bool(path.stat().st_mode & 0o077)
+    except OSError:
+        return False
 
 
 def _sslmode(database_url: SecretStr) -> str:
@@ -226,9 +317,14 @@ def _sslmode(database_url: SecretStr) -> str:
         return ""
 
 
+def settings_file() -> str | None:
+    """The file that settings are read from, if there is one."""
+    return os.environ.get("PAYOUTS_SETTINGS_FILE") or None
+
+
 def load_settings() -> Settings:
     """Read file and environment. Raises SettingsInvalid with one line a problem, never with a value."""
-    file = os.environ.get("PAYOUTS_SETTINGS_FILE")
+    file = settings_file()
     if file and not Path(file).is_file():
         raise SettingsInvalid(f"PAYOUTS_SETTINGS_FILE names {file}, which does not exist: correct or unset it.")
     try:

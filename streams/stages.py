@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Final
 
 from processors.compliance.decide import Thresholds, comply
+from processors.compliance.review_policy import ReviewPolicy
 from processors.compliance.watch_list import WatchList
 from processors.payout.events import Event, Rejected, Screened, Validated
 from processors.payout.row import PayoutRow
 from processors.payout.step import Stage
 from processors.validation.opened import OpenedRequest, Unreadable, open_request
-from processors.validation.policy import CorridorPolicy
+from processors.validation.policy import CorridorPolicy, CorridorRules
 from processors.validation.request import PayoutRequest, parse_request
 from processors.validation.validate import Invalid, ValidationLimits, validate
 from schemas.codec import Codec
@@ -32,6 +33,8 @@ class Policies:
     watch_list: WatchList
     thresholds: Thresholds
     limits: ValidationLimits
+    review: ReviewPolicy | None = None
+    """How people decide; None where nobody asks."""
 
 
 OpenRequest = tuple[PayoutRequest, OpenedRequest]
@@ -85,9 +88,25 @@ class StageRunner:
         self._clock = clock
         self._recent = RecentlyOpened()
 
-    async def open(self, row: PayoutRow) -> OpenRequest:
-        """The request as its originator sent it, decrypted. The caller must not keep it."""
-        return self._recent.take(row) or await self._open(row)
+    async def open(self, row: PayoutRow, *, again_soon: bool = False) -> OpenRequest:
+        """The request as its originator sent it, decrypted. The caller must not keep it.
+
+        `again_soon`: it is opened again in a moment, and kept for that.
+        """
+        found = self._recent.take(row) or await self._open(row)
+        if again_soon:
+            self._recent.keep(row, found)
+        return found
+
+    @property
+    def policy_version(self) -> str:
+        """The corridor policy that this worker decides by."""
+        return self._policies.corridors.stamp
+
+    def rules_for(self, row: PayoutRow) -> CorridorRules | None:
+        """The rules of the row's corridor as they are now; None: it is not served any more."""
+        key = (row.source_country, row.target_country, row.currency, row.target_currency)
+        return self._policies.corridors.corridors.get(key)
 
     def forget_old(self) -> None:
         """To be called every second or so."""

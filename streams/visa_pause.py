@@ -2,11 +2,14 @@
 
 Each kind of call has a lane of its own: a push that nobody answers says nothing about a query that somebody does.
 
-    PUSH · REVERSE · ADJUST · QUESTIONS (status and query)
+    PUSH · ACCOUNT_SEND · REVERSE · ADJUST · QUESTIONS (status and queries) · PREFLIGHT (before the first intent)
 
 A lane pauses after some failures in a row that are not one payout's own: no connection, silence, 5xx, 429; at once when
 credentials or the URL are refused, or when a 429 names a long time. From then on one call at a time may try, after 1 s,
 2 s, 4 s, … up to a bound; the first answer opens the lane for all. Who waits holds no lease and has written nothing.
+
+All lanes are shut together while there is no key to encrypt to: that is known before a call, so nobody probes for it,
+and whoever brings the key opens them (`shut`, `reopen`).
 
 What fails while its lane is paused is not the payout's own failure: the pause says that it is everybody's. A pause
 that nobody runs into any more is not reported: the next caller is still the only one who tries, but nothing else slows
@@ -175,16 +178,22 @@ class Lane:
         self._sleep = sleep
         self._changed = asyncio.Event()
         self._stopping = False
-        metrics.visa_paused.labels(name).set_function(lambda: 0 if pause.felt_reason is None else 1)
+        self._is_shut = False
+        metrics.visa_paused.labels(name).set_function(lambda: int(self._is_shut or pause.felt_reason is not None))
+
+    @property
+    def may_enter(self) -> bool:
+        """Whether somebody may try now: a look that costs nothing and takes nothing."""
+        return not self._is_shut and self.pause.seconds_to_probe() == 0.0
 
     def enter(self) -> Turn | None:
-        """A turn for one call, or None while paused."""
-        return self.pause.admit()
+        """A turn for one call, or None while paused or shut."""
+        return None if self._is_shut else self.pause.admit()
 
     async def wait(self) -> bool:
         """Return True when it is worth trying again, False when the worker stops and nobody should wait."""
         if not self._stopping:
-            await self._sleep(self._changed, self.pause.seconds_to_probe())
+            await self._sleep(self._changed, None if self._is_shut else self.pause.seconds_to_probe())
         return not self._stopping
 
     def conclude(self, turn: Turn, outcome: Outcome) -> Outcome:
@@ -204,9 +213,20 @@ class Lane:
         self._tell(before)
         return outcome if self.pause.reason is None else replace(outcome, systemic=True)
 
+    def served(self, turn: Turn) -> None:
+        """The call was answered, and no payout's outcome says how."""
+        before = self.pause.reason
+        self.pause.answered(turn)
+        self._tell(before)
+
     def leave(self, turn: Turn) -> None:
         """The turn is over, whether or not a call was made."""
         self.pause.left(turn)
+        self._wake()
+
+    def shut(self, is_shut: bool) -> None:
+        """Let nobody enter, or let everybody look again."""
+        self._is_shut = is_shut
         self._wake()
 
     def stop(self) -> None:
@@ -241,12 +261,16 @@ class Lane:
 
 
 QUESTIONS = "QUESTIONS"
+PREFLIGHT = "PREFLIGHT"
+"""Questions before the first intent: products of their own at Visa, which fail by themselves."""
 LANE_OF = {
     CallKind.PUSH: "PUSH",
+    CallKind.ACCOUNT_SEND: "ACCOUNT_SEND",
     CallKind.REVERSE: "REVERSE",
     CallKind.ADJUST: "ADJUST",
     CallKind.STATUS: QUESTIONS,
     CallKind.QUERY: QUESTIONS,
+    CallKind.ACCOUNT_QUERY: QUESTIONS,
     CallKind.REVERSAL_QUERY: QUESTIONS,
     CallKind.ADJUSTMENT_QUERY: QUESTIONS,
 }
@@ -269,23 +293,48 @@ class VisaPauses:
             pause = Pause(after_failures=after_failures, probe_max_seconds=probe_max_seconds, clock=clock)
             return Lane(name, pause, metrics, sleep)
 
-        self._lanes = {name: lane(name) for name in sorted(set(LANE_OF.values()))}
+        self._lanes = {name: lane(name) for name in sorted({*LANE_OF.values(), PREFLIGHT})}
+        self._shut_for: str | None = None
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why calls pause; empty when none does, or nobody has wanted those that do for long."""
-        return tuple(
-            sorted({reason for lane in self._lanes.values() if (reason := lane.pause.felt_reason) is not None})
-        )
+        felt = {reason for lane in self._lanes.values() if (reason := lane.pause.felt_reason) is not None}
+        return tuple(sorted(felt | ({self._shut_for} if self._shut_for else set())))
 
     @property
     def stop_payouts(self) -> bool:
         """Whether what every payout needs is paused; a paused hand-back stops hand-backs, and nothing else (K4)."""
+        if self._shut_for is not None:
+            return True
         return any(self._lanes[name].pause.felt_reason is not None for name in NEEDED_BY_ALL)
+
+    def shut(self, reason: str, *, why: str) -> None:
+        """No call of any kind may leave until `reopen`; those under way go on."""
+        if reason == self._shut_for:
+            return
+        if self._shut_for is None:
+            log.critical("calls to Visa paused", extra={"lane": "ALL", "reason": reason, "why": why})
+        self._shut_for = reason
+        for lane in self._lanes.values():
+            lane.shut(True)
+
+    def reopen(self) -> None:
+        """What `shut` was for is over; what paused a lane by itself is not."""
+        if self._shut_for is not None:
+            log.warning("calls to Visa resumed", extra={"lane": "ALL", "reason": self._shut_for})
+            self._shut_for = None
+            for lane in self._lanes.values():
+                lane.shut(False)
 
     def lane(self, call: CallKind) -> Lane:
         """The lane that this kind of call belongs to."""
         return self._lanes[LANE_OF[call]]
+
+    @property
+    def preflight(self) -> Lane:
+        """The lane of the questions before the first intent."""
+        return self._lanes[PREFLIGHT]
 
     def stop(self) -> None:
         """The worker stops: nobody waits for Visa any more; what is not done is driven again later."""

@@ -10,11 +10,11 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from processors.compliance.names import LONGEST_NAME_CHARACTERS, normalise_name
+from processors.policy_files import read_policy_file
 from schemas.card_numbers import excerpt
 
 # The largest public lists have some 25,000 names; a file beyond this is a mistake.
@@ -64,12 +64,7 @@ class WatchList:
 
 def load_watch_list(path: Path | None = None) -> WatchList:
     """The list in `path`, or the synthetic one that ships with the processor. Raises WatchListInvalid."""
-    source = resources.files("policies").joinpath(SHIPPED_LIST) if path is None else path
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise WatchListInvalid(f"{source}: the watch list cannot be read: {error.strerror}") from None
-    return parse_watch_list(content, str(source))
+    return parse_watch_list(*read_policy_file(path, SHIPPED_LIST, what="watch list", invalid=WatchListInvalid))
 
 
 def parse_watch_list(content: bytes, file_name: str) -> WatchList:

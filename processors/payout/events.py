@@ -8,18 +8,23 @@ from processors.payout.outcome import Outcome
 
 
 class CallKind(StrEnum):
-    """The calls that leave for Visa. PUSH, REVERSE and ADJUST move money; the others only ask."""
+    """The calls that leave for Visa. PUSH, ACCOUNT_SEND, REVERSE and ADJUST move money; the others only ask."""
 
     PUSH = "PUSH"
     STATUS = "STATUS"
     QUERY = "QUERY"
+    ACCOUNT_SEND = "ACCOUNT_SEND"
+    ACCOUNT_QUERY = "ACCOUNT_QUERY"
     REVERSE = "REVERSE"
     REVERSAL_QUERY = "REVERSAL_QUERY"
     ADJUST = "ADJUST"
     ADJUSTMENT_QUERY = "ADJUSTMENT_QUERY"
 
 
-MONEY_MOVING_CALLS = frozenset({CallKind.PUSH, CallKind.REVERSE, CallKind.ADJUST})
+SUBMISSIONS = frozenset({CallKind.PUSH, CallKind.ACCOUNT_SEND})
+"""What pays the recipient; which of them, the row's destination says."""
+ACCOUNT_CALLS = frozenset({CallKind.ACCOUNT_SEND, CallKind.ACCOUNT_QUERY})
+MONEY_MOVING_CALLS = SUBMISSIONS | {CallKind.REVERSE, CallKind.ADJUST}
 COMPENSATION_CALLS = frozenset({CallKind.REVERSE, CallKind.REVERSAL_QUERY, CallKind.ADJUST, CallKind.ADJUSTMENT_QUERY})
 """Calls whose attempt is the row's `compensation_attempts`."""
 
@@ -70,6 +75,10 @@ class Reviewed:
     approved: bool
     reviewer: str
     reason_code: str
+    approvals_needed: int = 1
+    """How many people have to approve, as the policy in force says: 1 or 2. One is enough to reject."""
+    not_by: frozenset[str] = frozenset()
+    """Who held the payout or opened the case: another person decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,29 @@ class Unbuildable:
     reason_code: str
     reason: str
     call: CallKind = CallKind.PUSH
+
+
+class InquiryVerdict(StrEnum):
+    """What a question before the first intent has proven."""
+
+    PASSED = "PASSED"
+    REFUSED = "REFUSED"
+    """For good: the payout ends unpaid."""
+    LATER = "LATER"
+    """Nothing: nothing happens, and it is asked again (fail closed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inquired:
+    """A question before the first intent ended (requirement B3). `outcome` is there for LATER, and only then."""
+
+    question: str
+    verdict: InquiryVerdict
+    reason_code: str
+    outcome: Outcome | None = None
+    http_status: int | None = None
+    action_code: str | None = None
+    visa_correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +160,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Requeued:
+    """An operator wants a payout driven now and not when its schedule says (rules S3, S6)."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """An operator ends a payout that no attempt may have paid (rule S6)."""
 
@@ -173,10 +213,12 @@ Event = (
     | Screened
     | Reviewed
     | Unbuildable
+    | Inquired
     | Answered
     | Confirmed
     | Held
     | Released
+    | Requeued
     | Cancelled
     | ResolutionProposed
     | Resolved

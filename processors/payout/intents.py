@@ -1,15 +1,24 @@
 """What beginning a call writes: the intent that is durable before bytes leave (rule S2). Pure.
 
-Money moves after a PUSH, a REVERSE or an ADJUST; their first intent fixes identity and body for ever (S1, S3, C3).
+Money moves after a PUSH, an ACCOUNT_SEND, a REVERSE or an ADJUST; their first intent fixes identity and body for ever
+(S1, S3, C3). Of these only a PUSH has a duplicate key: nothing else begins again while an attempt is ambiguous.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from processors.compensation.determine import is_past_reversal
-from processors.payout.events import CallKind, NewIdentity
+from processors.payout.events import SUBMISSIONS, CallKind, NewIdentity
 from processors.payout.frozen import is_frozen
-from processors.payout.row import CompensationAction, CompensationState, Executor, FundingKind, PayoutRow, PayoutState
+from processors.payout.rail import may_come_back
+from processors.payout.row import (
+    CompensationAction,
+    CompensationState,
+    Executor,
+    FundingKind,
+    PayoutRow,
+    PayoutState,
+    with_changes,
+)
 from processors.payout.schedule import Schedule
 from processors.payout.step import Step, after, compensation_moved, kept, moved
 
@@ -36,8 +45,8 @@ def begin_call(
     _check_allowed(row, call, now, schedule)
     due_at = after(schedule.lease_seconds + schedule.clock_skew_seconds, now)
     match call:
-        case CallKind.PUSH:
-            return _begin_push(row, now, due_at, identity, sealed_body)
+        case CallKind.PUSH | CallKind.ACCOUNT_SEND:
+            return _begin_submission(row, now, due_at, identity, sealed_body)
         case CallKind.REVERSE:
             return _begin_reversal(row, now, due_at, sealed_body)
         case CallKind.ADJUST:
@@ -45,7 +54,7 @@ def begin_call(
         case CallKind.REVERSAL_QUERY | CallKind.ADJUSTMENT_QUERY:
             begun = kept(row, compensation_inquiries=row.compensation_inquiries + 1, due_at=due_at)
             return Step(begun, f"{call.lower()}_begun", {"inquiry": begun.compensation_inquiries})
-        case CallKind.STATUS | CallKind.QUERY:
+        case CallKind.STATUS | CallKind.QUERY | CallKind.ACCOUNT_QUERY:
             begun = kept(row, inquiries=row.inquiries + 1, due_at=due_at)
             return Step(begun, f"{call.lower()}_begun", {"inquiry": begun.inquiries})
 
@@ -60,9 +69,11 @@ def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Sche
     if row.held:
         raise IntentNotAllowed("nothing calls out for a held row (L12)")
     allowed = {
-        CallKind.PUSH: row.state in (PayoutState.CLEARED, PayoutState.UNKNOWN),
-        CallKind.STATUS: row.state is PayoutState.PENDING,
-        CallKind.QUERY: row.state is PayoutState.UNKNOWN,
+        CallKind.PUSH: not row.is_account_payout and row.state in (PayoutState.CLEARED, PayoutState.UNKNOWN),
+        CallKind.STATUS: not row.is_account_payout and row.state is PayoutState.PENDING,
+        CallKind.QUERY: not row.is_account_payout and row.state is PayoutState.UNKNOWN,
+        CallKind.ACCOUNT_SEND: row.is_account_payout and row.state is PayoutState.CLEARED and not row.ambiguous,
+        CallKind.ACCOUNT_QUERY: row.is_account_payout and _is_asked_about(row),
         CallKind.REVERSE: _may_compensate(row) and row.compensation_action is CompensationAction.REVERSE_FUNDS,
         CallKind.REVERSAL_QUERY: row.compensation is CompensationState.UNKNOWN and not is_adjusting(row),
         CallKind.ADJUST: _may_compensate(row) and _is_adjustable(row),
@@ -70,10 +81,10 @@ def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Sche
     }
     if not allowed[call]:
         raise IntentNotAllowed(f"no {call} for a row that is {row.state}, compensation {row.compensation}")
-    if call is CallKind.PUSH and row.state is PayoutState.CLEARED and is_expired(row, now):
+    if call in SUBMISSIONS and row.state is PayoutState.CLEARED and is_expired(row, now):
         raise IntentNotAllowed("expires_at has passed, and no attempt can have taken effect: it ends EXPIRED")
     limit = timedelta(seconds=schedule.resend_limit_seconds)
-    if call is CallKind.PUSH and row.first_intent_at is not None and now - row.first_intent_at >= limit:
+    if call in SUBMISSIONS and row.first_intent_at is not None and now - row.first_intent_at >= limit:
         raise IntentNotAllowed("nothing is sent again after 23 hours (P3, S3)")
     if call in (CallKind.REVERSE, CallKind.ADJUST) and _is_past_reversal(row, now) is not (call is CallKind.ADJUST):
         raise IntentNotAllowed("Visa reverses a pull within 24 hours and adjusts it afterwards (C3)")
@@ -82,6 +93,10 @@ def _check_allowed(row: PayoutRow, call: CallKind, now: datetime, schedule: Sche
 def is_expired(row: PayoutRow, now: datetime) -> bool:
     """Whether nothing may be submitted for the first time any more."""
     return row.expires_at is not None and row.expires_at <= now
+
+
+def _is_asked_about(row: PayoutRow) -> bool:
+    return row.state in (PayoutState.UNKNOWN, PayoutState.PENDING) or may_come_back(row)
 
 
 def _may_compensate(row: PayoutRow) -> bool:
@@ -100,7 +115,7 @@ def _is_adjustable(row: PayoutRow) -> bool:
     return facts and (row.compensation_first_intent_at is None or is_adjusting(row))
 
 
-def _begin_push(
+def _begin_submission(
     row: PayoutRow, now: datetime, due_at: datetime, identity: NewIdentity | None, sealed_body: bytes | None
 ) -> Step:
     begun = moved(
@@ -115,7 +130,7 @@ def _begin_push(
     if row.first_intent_at is None:
         if identity is None or sealed_body is None:
             raise ValueError("a first intent needs its identity and its body (S1, S2)")
-        begun = replace(
+        begun = with_changes(
             begun,
             identity_number=identity.number,
             systems_trace_audit_number=identity.systems_trace_audit_number,
@@ -134,7 +149,7 @@ def _begin_reversal(row: PayoutRow, now: datetime, due_at: datetime, sealed_body
         raise ValueError("the first reversal intent brings the body; a later one repeats it (C3)")
     begun = _compensating(row, now, due_at)
     if first:
-        begun = replace(begun, compensation_first_intent_at=now, compensation_sealed_body=sealed_body)
+        begun = with_changes(begun, compensation_first_intent_at=now, compensation_sealed_body=sealed_body)
     return Step(begun, "reversal_intent", {"attempt": begun.compensation_attempts})
 
 
@@ -145,7 +160,7 @@ def _begin_adjustment(
     if row.compensation_first_intent_at is None:
         if identity is None or sealed_body is None:
             raise ValueError("a first adjustment intent needs its identity and its body (S1, C3)")
-        begun = replace(
+        begun = with_changes(
             begun,
             compensation_action=CompensationAction.ADJUSTMENT,
             compensation_identity_number=identity.number,

@@ -6,6 +6,7 @@ from processors.compensation.determine import is_past_reversal
 from processors.payout.events import CallKind
 from processors.payout.frozen import is_frozen
 from processors.payout.intents import IntentNotAllowed, is_adjusting, is_expired
+from processors.payout.rail import may_come_back, question_about, submission_of
 from processors.payout.row import CompensationAction, CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import (
@@ -31,7 +32,7 @@ def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     if row.held:
         return Nothing("held: only an operator releases it (L12)")
     if row.is_terminal:
-        return _plan_compensation(row, now, schedule)
+        return _plan_after_the_end(row, now, schedule)
     match row.state:
         case PayoutState.RECEIVED:
             return RunStage(Stage.VALIDATE)
@@ -44,7 +45,7 @@ def plan(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
         case PayoutState.PENDING:
             return _plan_pending(row, now, schedule)
         case PayoutState.UNKNOWN:
-            return MakeCall(CallKind.QUERY)
+            return MakeCall(question_about(row))
         case _:
             return Nothing(f"{row.state} waits for a person")
 
@@ -57,12 +58,12 @@ def _plan_first_or_refused(row: PayoutRow, now: datetime, schedule: Schedule) ->
         ended = ended_unpaid(row, PayoutState.EXPIRED, now, schedule, reason_code="EXPIRED", reason=reason)
         return Step(ended, "expired")
     if row.first_intent_at is None:
-        return MakeCall(CallKind.PUSH, needs_identity=True)
+        return MakeCall(submission_of(row), needs_identity=True)
     if now - row.first_intent_at >= timedelta(seconds=schedule.resend_limit_seconds):
         reason = "Visa refused every attempt for 23 hours; the identity may no longer be used (P3)."
         ended = ended_unpaid(row, PayoutState.FAILED, now, schedule, reason_code="REFUSED_TOO_LONG", reason=reason)
         return Step(ended, "failed")
-    return MakeCall(CallKind.PUSH)
+    return MakeCall(submission_of(row))
 
 
 def _plan_unanswered(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
@@ -70,16 +71,26 @@ def _plan_unanswered(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
     if lease_is_live(row, now, schedule):
         return Nothing("a call may be under way: its lease is live (L3)")
     lost = moved(row, PayoutState.UNKNOWN, now, announce=False, ambiguous=True, due_at=now)
-    return Step(lost, "answer_lost", {"attempt": row.attempts}, follow_up=CallKind.QUERY)
+    return Step(lost, "answer_lost", {"attempt": row.attempts}, follow_up=question_about(row))
 
 
 def _plan_pending(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
+    if row.is_account_payout:
+        return MakeCall(question_about(row))
     valid = timedelta(seconds=schedule.resend_limit_seconds)
     known_since = row.last_intent_at or row.state_at
     if row.status_identifier is not None and now - known_since < valid:
         return MakeCall(CallKind.STATUS)
     unknown = moved(row, PayoutState.UNKNOWN, now, announce=False, ambiguous=True, due_at=now)
     return Step(unknown, "status_no_longer_kept", follow_up=CallKind.QUERY)
+
+
+def _plan_after_the_end(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:
+    if row.state is not PayoutState.PAID or not row.is_account_payout:
+        return _plan_compensation(row, now, schedule)
+    if may_come_back(row):
+        return MakeCall(CallKind.ACCOUNT_QUERY)
+    return Nothing("paid, and nobody asks any more whether it came back")
 
 
 def _plan_compensation(row: PayoutRow, now: datetime, schedule: Schedule) -> Plan:

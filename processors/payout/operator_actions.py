@@ -1,8 +1,10 @@
-"""What operators do to a payout: hold, release, cancel, resolve by two people, undo a resolution (rules S6, L12, R).
+"""What operators do to a payout: hold, release, requeue, cancel, resolve by two, undo it (rules S6, L12, R).
 
     Held                 any row; nothing calls out for it until it is released
     Released             a held row goes on where it stood; a pending proposal is withdrawn; after RESENDS_SPENT the
                          payout gets a new retry budget
+    Requeued             a payout that waits for its schedule is due now: what may have been sent is asked about first
+                         (S3), and what that answer allows is decided as ever; nothing is sent sooner after an attempt
     Cancelled            a payout that no attempt may have paid ends CANCELLED; a held one stays held, so that a
                          hand-back of ours waits for the release
     ResolutionProposed   an UNKNOWN or PENDING row is held, and the history says what was found and by whom. So is a
@@ -24,12 +26,21 @@ What consumers see when a resolution is undone: nothing. No result says "unknown
 version; the payout's next end is published under a higher one, and consumers keep the highest (K3).
 """
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from processors.payout.events import Cancelled, Held, Released, ResolutionProposed, ResolutionUndone, Resolved
+from processors.payout.events import (
+    Cancelled,
+    Held,
+    Released,
+    Requeued,
+    ResolutionProposed,
+    ResolutionUndone,
+    Resolved,
+)
 from processors.payout.frozen import is_frozen
+from processors.payout.people import named as _named
+from processors.payout.rail import may_come_back
 from processors.payout.row import (
     COMPENSATION_ENDS,
     LEDGER_RESTORED,
@@ -37,6 +48,7 @@ from processors.payout.row import (
     Executor,
     PayoutRow,
     PayoutState,
+    with_changes,
 )
 from processors.payout.schedule import Schedule, resend_not_before
 from processors.payout.step import (
@@ -92,9 +104,25 @@ def release(row: PayoutRow, event: Released, now: datetime) -> Step | Nothing:
 
 def _is_ours_to_drive(row: PayoutRow) -> bool:
     """Whether the sweeper has anything to look for: not where a person or the originator is to act, or nobody."""
+    if row.state is PayoutState.PAID and row.is_account_payout:
+        return may_come_back(row)  # held for a contradiction after PAID it has none: a person has seen it
     if row.is_terminal:
         return row.compensation_executor is Executor.PROCESSOR and row.compensation not in COMPENSATION_ENDS
     return row.state is not PayoutState.IN_REVIEW
+
+
+def requeue(row: PayoutRow, event: Requeued, now: datetime, schedule: Schedule) -> Step | Nothing:
+    """S3, S6: due now. What the row then needs, `plan` says: a question for whatever may have been sent."""
+    if row.is_terminal:
+        return Nothing(f"the payout has ended {row.state}: nothing of it is sent again; what follows goes by itself")
+    if row.held:
+        return Nothing(f"it is held ({row.hold_reason}): release it first, if that is right (L12)")
+    if row.state is PayoutState.IN_REVIEW:
+        return Nothing("it waits for a reviewer, not for its schedule: see `payouts review list` (R1)")
+    if lease_is_live(row, now, schedule):
+        return Nothing(f"a call may be under way until {row.lease_until}: try again then (L3)")
+    detail = {"by": event.actor, "reason": event.reason, "was_due_at": row.due_at and row.due_at.isoformat()}
+    return Step(kept(row, due_at=now), "requeued", detail)
 
 
 def cancel(row: PayoutRow, event: Cancelled, now: datetime, schedule: Schedule) -> Step | Nothing:
@@ -148,7 +176,7 @@ def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) 
     if refusal is not None:
         return Nothing(refusal)
     detail = {"paid": event.paid, "evidence": event.evidence, "by": event.proposer, "approved_by": event.approver}
-    free = {"held": False, "hold_reason": None}
+    free: dict[str, Any] = {"held": False, "hold_reason": None}
     if event.paid:
         reason = "Two operators found with evidence that it was paid."
         done = paid(row, now, reason_code=RESOLVED_PAID, reason=reason, **free)
@@ -164,7 +192,7 @@ def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) 
         **free,
     )
     if is_in_doubt(row) and ended.compensation_executor is Executor.PROCESSOR:
-        ended = replace(ended, held=True, hold_reason=LEDGER_RESTORED)
+        ended = with_changes(ended, held=True, hold_reason=LEDGER_RESTORED)
     return Step(ended, "resolved_not_paid", detail)
 
 
@@ -191,11 +219,6 @@ def _why_not_resolved(row: PayoutRow, event: Resolved, now: datetime, schedule: 
 
 def _settled_at(row: PayoutRow, schedule: Schedule) -> datetime:
     return resend_not_before(schedule, row.last_intent_at or row.state_at)
-
-
-def _named(name: str) -> str:
-    """A person's name for comparing: spelling it another way makes nobody a second person."""
-    return " ".join(name.split()).casefold()
 
 
 def undo_resolution(row: PayoutRow, event: ResolutionUndone, now: datetime) -> Step | Nothing:

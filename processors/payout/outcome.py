@@ -1,12 +1,13 @@
 """What one call to Visa Direct, or one query about it, has proven.
 
     Outcome
-    ├── definite for the identity   PAID, DECLINED          (an answer with a readable action code)
+    ├── definite for the identity   PAID, DECLINED          (an answer with a readable action code or status)
+    │                               RETURNED                (an account payout came back: S8)
     ├── definite for this attempt   REFUSED                 (nothing took effect now; an earlier one may have: S4, S6)
     ├── still open                  PENDING, UNKNOWN, NOT_FOUND
     └── a person decides            OPERATOR                (contradictions, partial approvals: rule S5)
 
-Only `processors.visa.outcome` makes these from HTTP exchanges;
+Only `processors.visa.outcome` and `account_outcome` make these from HTTP exchanges;
 only the state machine acts on them.
 """
 
@@ -15,7 +16,7 @@ from enum import StrEnum
 
 
 class OutcomeKind(StrEnum):
-    """The seven things an exchange with Visa can have proven."""
+    """The eight things an exchange with Visa can have proven."""
 
     PAID = "PAID"
     DECLINED = "DECLINED"
@@ -24,6 +25,8 @@ class OutcomeKind(StrEnum):
     UNKNOWN = "UNKNOWN"
     NOT_FOUND = "NOT_FOUND"
     OPERATOR = "OPERATOR"
+    RETURNED = "RETURNED"
+    """Sent and come back. Before an end it is not paid; after PAID it is a second fact (rule S8)."""
 
 
 class Refusal(StrEnum):

@@ -8,7 +8,7 @@ what it announced before is superseded by its next end, under a higher version.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from processors.compensation.determine import determine
 from processors.payout.row import (
@@ -32,6 +32,12 @@ class Publication:
     """The row version that the event reports; its `ce_id` derives from (schema, payout_id, version)."""
     at: datetime
     record: Mapping[str, Any]
+    event: str | None = None
+    """Its own name where one record tells two kinds of event; its `ce_type` and `ce_id` then derive from this name."""
+
+
+RETURNED_EVENT: Final = "PayoutReturned"
+"""A paid payout came back (rule S8): told by a PayoutResult of its own, beside the one that said PAID."""
 
 
 def publications(row: PayoutRow) -> tuple[Publication, ...]:
@@ -51,6 +57,8 @@ def publications(row: PayoutRow) -> tuple[Publication, ...]:
 
 def _end_events(row: PayoutRow) -> tuple[Publication, ...]:
     events = [_result(row)]
+    if row.returned_at is not None:
+        events.append(_return_after_paid(row, row.returned_at))
     if row.compensation is not CompensationState.NONE:
         events.append(_compensation_required(row))
     if row.compensation in (CompensationState.COMPENSATED, CompensationState.MANUAL):
@@ -114,12 +122,12 @@ def _result(row: PayoutRow) -> Publication:
         "reason": row.reason,
         "amount": _money(row),
         "corridor": _corridor(row),
-        "rail": "OCT" if row.attempts else None,
+        "rail": _rail(row) if row.attempts else None,
         "transaction_identifier": row.transaction_identifier,
         "approval_code": row.approval_code,
         "action_code": row.action_code,
-        "systems_trace_audit_number": row.systems_trace_audit_number,
-        "retrieval_reference_number": row.retrieval_reference_number,
+        "systems_trace_audit_number": None if row.is_account_payout else row.systems_trace_audit_number,
+        "retrieval_reference_number": None if row.is_account_payout else row.retrieval_reference_number,
         "attempts": row.attempts,
         "policy_version": row.policy_version or "none",
         "list_version": row.list_version,
@@ -129,8 +137,29 @@ def _result(row: PayoutRow) -> Publication:
         "decided_at": row.state_at,
         "requested_at": row.requested_at,
         "correlation_id": row.correlation_id,
+        "returned": None,
     }
     return Publication("payout_results", "PayoutResult", row.state_version, row.state_at, record)
+
+
+def _rail(row: PayoutRow) -> str:
+    return row.destination_kind.value if row.is_account_payout else "OCT"
+
+
+def _return_after_paid(row: PayoutRow, returned_at: datetime) -> Publication:
+    """S8: under the version that recorded it, above that of PAID: consumers keep the highest (K3)."""
+    code = row.returned_reason_code or "none"
+    record = dict(_result(row).record) | {
+        "version": row.returned_version,
+        "status": "RETURNED",
+        "reason_code": code,
+        "reason": "The payout was reported paid and came back afterwards; nothing is handed back by itself.",
+        "decided_at": returned_at,
+        "returned": {"returned_at": returned_at, "reason_code": code, "paid_version": row.state_version},
+    }
+    return Publication(
+        "payout_results", "PayoutResult", row.returned_version, returned_at, record, event=RETURNED_EVENT
+    )
 
 
 def _compensation_required(row: PayoutRow) -> Publication:

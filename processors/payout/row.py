@@ -6,10 +6,10 @@ compensation:         NONE → REQUIRED → RUNNING → (UNKNOWN) → COMPENSATE
 held:                 nothing calls out for a held row (rule L12)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class PayoutState(StrEnum):
@@ -51,6 +51,16 @@ class FundingKind(StrEnum):
     PIS = "PIS"
 
 
+class DestinationKind(StrEnum):
+    """Where the money goes, and so by which rail it is sent."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CARD = "CARD"
+    ACCOUNT = "ACCOUNT"
+    WALLET = "WALLET"
+    ALIAS = "ALIAS"
+
+
 class CompensationAction(StrEnum):
     """What hands captured funding back (rule C2, C3)."""
 
@@ -81,11 +91,13 @@ UNPAID_ENDS: Final = frozenset(
         PayoutState.CANCELLED,
     }
 )
+ACCOUNT_DESTINATIONS: Final = frozenset({DestinationKind.ACCOUNT, DestinationKind.WALLET})
+"""What is paid by the account and wallet rail: it has no duplicate key, so nothing is sent again blindly (rule S3)."""
 TERMINAL_STATES: Final = UNPAID_ENDS | {PayoutState.PAID}
 COMPENSATION_ENDS: Final = frozenset({CompensationState.NONE, CompensationState.COMPENSATED, CompensationState.MANUAL})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: `with_changes` copies the dictionary
 class PayoutRow:
     """One row a payout (rule L1). Every datetime is timezone-aware UTC; every amount is in minor units.
 
@@ -125,6 +137,8 @@ class PayoutRow:
     bytes_hmac: bytes
     content_hmac: bytes
     sealed_request: bytes
+    destination_kind: DestinationKind = DestinationKind.CARD
+    """Rows from before there was another rail say CARD."""
 
     # Derived by the ledger from its claims, never written with the row.
     receipt_owned: bool = False
@@ -172,6 +186,11 @@ class PayoutRow:
     approval_code: str | None = None
     visa_correlation_id: str | None = None
 
+    # What came back after it was paid (rule S8): a second fact, the payout stays PAID. Recorded once, kept for ever.
+    returned_at: datetime | None = None
+    returned_version: int = 0
+    returned_reason_code: str | None = None
+
     # Compensation (rules C).
     compensation_action: CompensationAction | None = None
     compensation_executor: Executor | None = None
@@ -205,13 +224,18 @@ class PayoutRow:
         """The payout has its one end; compensation may still run."""
         return self.state in TERMINAL_STATES
 
+    @property
+    def is_account_payout(self) -> bool:
+        """Paid to an account or a wallet: asked about by its reference, and never sent again blindly (rule S3)."""
+        return self.destination_kind in ACCOUNT_DESTINATIONS
+
 
 FIXED_COLUMNS: Final = (
     "payout_id", "originator_id", "amount_minor", "currency", "source_country", "target_country", "target_currency",
     "funding_kind", "funding_reference", "funding_captured", "funding_captured_at", "funding_trace",
     "funding_transaction", "funding_reversible", "requested_at", "expires_at", "received_at", "source_topic",
     "source_partition", "source_offset", "correlation_id", "sender_reference", "content_key_version", "bytes_hmac",
-    "content_hmac", "sealed_request",
+    "content_hmac", "sealed_request", "destination_kind",
 )  # fmt: skip
 """Written once, at insert."""
 
@@ -222,6 +246,7 @@ MUTABLE_COLUMNS: Final = (
     "reviewer", "attempts", "inquiries", "systemic_refusals", "own_failures", "ambiguous", "identity_number",
     "systems_trace_audit_number", "retrieval_reference_number", "first_intent_at", "last_intent_at", "sealed_body",
     "status_identifier", "action_code", "transaction_identifier", "approval_code", "visa_correlation_id",
+    "returned_at", "returned_version", "returned_reason_code",
     "compensation_action", "compensation_executor", "compensation_reason_code", "compensation_reference",
     "compensation_attempts", "compensation_inquiries", "compensation_ambiguous", "compensation_first_intent_at",
     "compensation_last_intent_at", "compensation_sealed_body", "compensation_identity_number",
@@ -229,3 +254,17 @@ MUTABLE_COLUMNS: Final = (
 )  # fmt: skip
 """Written by every compare-and-set, with version = version + 1 (rule L2). `lease_owner` and `lease_until` are written
 by begin (taken) and by commit (cleared); `announced_version` only by `mark_announced`."""
+
+FIELDS: Final = frozenset(field.name for field in fields(PayoutRow))
+
+
+def with_changes(row: PayoutRow, **changes: Any) -> PayoutRow:
+    """As `dataclasses.replace`, in a twentieth of its time: a payout's eighty fields are copied twenty times.
+
+    Raises TypeError for a name that is no field.
+    """
+    if not FIELDS.issuperset(changes):
+        raise TypeError(f"a row has no {', '.join(sorted(set(changes) - FIELDS))}")
+    changed = object.__new__(PayoutRow)
+    changed.__dict__.update(row.__dict__, **changes)
+    return changed

@@ -43,6 +43,24 @@ class Schedule:
     """
     compensation_inquiries_max: int = 5
     """Answers about an ambiguous reversal or adjustment before it is MANUAL (rule S3: query, then an operator)."""
+    account_search_seconds: float = 3600.0
+    """How long an account payout that Visa does not know is asked about before a person looks (rule S3).
+
+    It is never sent again, so the only cost of asking longer is time; no source says how late the query may know it.
+    """
+    account_pending_limit_seconds: float = 10 * 86_400.0
+    """How long an account payout may be on its way before a person is shown the row (promise P1). Inferred: accounts
+    are credited within days, and no source names a bound."""
+    account_return_window_seconds: float = 30 * 86_400.0
+    """How long a paid account payout is asked about, because it may come back (rule S8). Inferred: no source names the
+    longest time. It ends with an answer that still says delivered, so that no outage hides a return."""
+    account_query_seconds: float = 180 * 86_400.0
+    """How long Visa's query knows an account payout (Visa's Account & Wallet reference): nothing is asked later."""
+    account_pending_interval_seconds: float = 6 * 3600.0
+    """The longest time between two questions about an account payout that is on its way."""
+    account_return_first_seconds: float = 3600.0
+    account_return_interval_seconds: float = 86_400.0
+    """The shortest and the longest time between two questions about a paid account payout."""
 
     def __post_init__(self) -> None:
         if not 0 < self.resend_limit_seconds <= RESEND_LIMIT_MAX_SECONDS:
@@ -55,7 +73,13 @@ class Schedule:
             (self.retry_base_seconds, self.retry_max_seconds),
             (self.own_retry_base_seconds, self.own_retry_max_seconds),
             (self.inquiry_base_seconds, self.inquiry_max_seconds),
+            (self.account_return_first_seconds, self.account_return_interval_seconds),
         )
+        waits = (self.account_search_seconds, self.account_pending_limit_seconds, self.account_pending_interval_seconds)
+        if not all(seconds > 0 for seconds in (*waits, self.account_return_window_seconds)):
+            raise ValueError("every wait of the account rail must be positive (S3, S8)")
+        if self.account_query_seconds < self.account_return_window_seconds:
+            raise ValueError("account_query_seconds must not be shorter than account_return_window_seconds (S8)")
         if not all(0 < base <= maximum for base, maximum in pairs):
             raise ValueError("every delay must be positive and not longer than its maximum: no retry at once (S7)")
 
@@ -83,6 +107,12 @@ class Schedule:
             lease_seconds=8.0,
             in_flight_horizon_seconds=8.0,
             clock_skew_seconds=1.0,
+            account_search_seconds=30.0,
+            account_pending_limit_seconds=300.0,
+            account_return_window_seconds=20.0,
+            account_pending_interval_seconds=4.0,
+            account_return_first_seconds=2.0,
+            account_return_interval_seconds=8.0,
         )
 
 
@@ -118,10 +148,27 @@ def inquiry_delay(schedule: Schedule, payout_id: str, inquiries: int) -> timedel
     return timedelta(seconds=seconds * _jitter(payout_id, inquiries))
 
 
+def pending_delay(schedule: Schedule, payout_id: str, inquiries: int, age: timedelta) -> timedelta:
+    """Until an account payout on its way is asked about again: a twentieth of its age, within the bounds."""
+    seconds = min(age.total_seconds() / 20, schedule.account_pending_interval_seconds)
+    return max(inquiry_delay(schedule, payout_id, inquiries), timedelta(seconds=seconds))
+
+
+def return_delay(schedule: Schedule, payout_id: str, age: timedelta) -> timedelta:
+    """Until a paid account payout is asked about again: a quarter of its age as PAID, within the bounds."""
+    first, longest = schedule.account_return_first_seconds, schedule.account_return_interval_seconds
+    seconds = min(max(age.total_seconds() / 4, first), longest)
+    return timedelta(seconds=seconds * _jitter(payout_id, int(age.total_seconds())))
+
+
 def resend_not_before(schedule: Schedule, last_intent_at: datetime) -> datetime:
-    """The first moment at which nothing of the last attempt can still be under way (rule S3)."""
+    """The first moment at which nothing of the last attempt can still be under way (rule S3).
+
+    Its bytes may leave until its lease ends, a worker may have been frozen before them (L3), and are under way for the
+    horizon from then on.
+    """
     return last_intent_at + timedelta(
-        seconds=max(schedule.in_flight_horizon_seconds, schedule.lease_seconds) + schedule.clock_skew_seconds
+        seconds=schedule.lease_seconds + schedule.in_flight_horizon_seconds + schedule.clock_skew_seconds
     )
 
 

@@ -1,24 +1,30 @@
 """The one place that decides a payout's next step: (row, event) → (new row, what is published, the call to make).
 
-`plan` says what a driven row needs, `begin_call` writes an intent, `apply` takes everything that can happen,
+`plan` says what a driven row needs, `begin_call` writes an intent, `begin_inquiry` a question before the first one,
+`apply` takes everything that can happen,
 `publications` (its own module) says what a row announces. All pure; terminal states never change (a later approval
 freezes an unpaid end, rule L2), except when an operator undoes what operators resolved.
 """
 
 from datetime import datetime
 
+from processors.payout.account_answers import apply_account_answer
 from processors.payout.answers import apply_answer
 from processors.payout.events import (
+    ACCOUNT_CALLS,
     COMPENSATION_CALLS,
     MONEY_MOVING_CALLS,
+    SUBMISSIONS,
     Answered,
     CallKind,
     Cancelled,
     Confirmed,
     Event,
     Held,
+    Inquired,
     Rejected,
     Released,
+    Requeued,
     ResolutionProposed,
     ResolutionUndone,
     Resolved,
@@ -37,14 +43,18 @@ from processors.payout.operator_actions import (
     is_in_doubt,
     propose_resolution,
     release,
+    requeue,
     resolve,
     undo_resolution,
 )
+from processors.payout.preflight import apply_inquired, begin_inquiry
+from processors.payout.rail import may_come_back
+from processors.payout.review import reviewed
 from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, compensation_moved, ended_unpaid, kept, moved
 
-__all__ = ["apply", "begin_call", "compensation_id", "plan"]
+__all__ = ["apply", "begin_call", "begin_inquiry", "compensation_id", "plan"]
 
 
 _OF_THE_FLOW = (Validated, Rejected, Screened, Reviewed, Unbuildable)
@@ -61,6 +71,8 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
     if isinstance(event, _OF_THE_FLOW) and is_in_doubt(row):
         return Nothing("held since the database was put back: it may have been paid, a person decides (L11)")
     match event:
+        case Answered() if event.call in ACCOUNT_CALLS:
+            return apply_account_answer(row, event, now, schedule)
         case Answered():
             return apply_answer(row, event, now, schedule)
         case Validated():
@@ -70,15 +82,19 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
         case Screened():
             return _screened(row, event, now, schedule)
         case Reviewed():
-            return _reviewed(row, event, now, schedule)
+            return reviewed(row, event, now, schedule)
         case Unbuildable():
             return _unbuildable(row, event, now, schedule)
+        case Inquired():
+            return apply_inquired(row, event, now, schedule)
         case Confirmed():
             return _confirmed(row, event, now)
         case Held():
             return hold(row, event)
         case Released():
             return release(row, event, now)
+        case Requeued():
+            return requeue(row, event, now, schedule)
         case Cancelled():
             return cancel(row, event, now, schedule)
         case ResolutionProposed():
@@ -156,39 +172,10 @@ def _screened(row: PayoutRow, event: Screened, now: datetime, schedule: Schedule
             return Step(denied, "denied", detail)
 
 
-def _reviewed(row: PayoutRow, event: Reviewed, now: datetime, schedule: Schedule) -> Step | Nothing:
-    """R1: a decision counts only for the case that is open now; a replayed one does nothing."""
-    if row.state is not PayoutState.IN_REVIEW or event.case_id != row.review_case_id:
-        return Nothing("no such open case (R1)")
-    detail = {"case_id": event.case_id, "reviewer": event.reviewer, "reason_code": event.reason_code}
-    if event.approved:
-        due_at = after(schedule.stage_patience_seconds, now)
-        cleared = moved(
-            row,
-            PayoutState.CLEARED,
-            now,
-            announce=True,
-            due_at=due_at,
-            reviewer=event.reviewer,
-            reason_code=None,
-        )
-        return Step(cleared, "review_approved", detail)
-    denied = ended_unpaid(
-        row,
-        PayoutState.DENIED,
-        now,
-        schedule,
-        reason_code="REVIEW_REJECTED",
-        reason="A reviewer refused the payout after a watch-list match.",
-        reviewer=event.reviewer,
-    )
-    return Step(denied, "review_rejected", detail)
-
-
 def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Schedule) -> Step | Nothing:
     """Nothing was sent. Before any intent the payout is known not paid; a hand-back or a question is a person's."""
     detail = {"reason_code": event.reason_code, "call": event.call.value}
-    if event.call is CallKind.PUSH and row.state is PayoutState.CLEARED and row.first_intent_at is None:
+    if event.call in SUBMISSIONS and row.state is PayoutState.CLEARED and row.first_intent_at is None:
         failed = ended_unpaid(
             row, PayoutState.FAILED, now, schedule, reason_code=event.reason_code, reason=event.reason
         )
@@ -217,7 +204,7 @@ def _has_no_hand_back_under_way(row: PayoutRow) -> bool:
 def _is_asked_about(row: PayoutRow, call: CallKind) -> bool:
     if call in COMPENSATION_CALLS:
         return row.compensation is CompensationState.UNKNOWN
-    return row.state in (PayoutState.UNKNOWN, PayoutState.PENDING)
+    return row.state in (PayoutState.UNKNOWN, PayoutState.PENDING) or may_come_back(row)
 
 
 def _confirmed(row: PayoutRow, event: Confirmed, now: datetime) -> Step | Nothing:

@@ -1,14 +1,14 @@
 """What a decision says: nothing, a stage to run, a call to make, or a change of the row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from processors.compensation.determine import determine
 from processors.payout.events import CallKind
-from processors.payout.row import CompensationAction, CompensationState, PayoutRow, PayoutState
+from processors.payout.row import CompensationAction, CompensationState, PayoutRow, PayoutState, with_changes
 from processors.payout.schedule import Schedule
 
 OUR_ACTIONS = frozenset({CompensationAction.REVERSE_FUNDS, CompensationAction.ADJUSTMENT})
@@ -77,7 +77,7 @@ def lease_is_live(row: PayoutRow, now: datetime, schedule: Schedule) -> bool:
 def moved(row: PayoutRow, state: PayoutState, now: datetime, *, announce: bool, **changes: Any) -> PayoutRow:
     """The row in a new state, its version one higher. Leases are the ledger's: no decision touches them (L3)."""
     version = row.version + 1
-    return replace(
+    return with_changes(
         row,
         version=version,
         state=state,
@@ -90,12 +90,12 @@ def moved(row: PayoutRow, state: PayoutState, now: datetime, *, announce: bool, 
 
 def kept(row: PayoutRow, **changes: Any) -> PayoutRow:
     """The row in the same state with other facts, its version one higher."""
-    return replace(row, version=row.version + 1, **changes)
+    return with_changes(row, version=row.version + 1, **changes)
 
 
-def paid(row: PayoutRow, now: datetime, **changes: Any) -> PayoutRow:
+def paid(row: PayoutRow, now: datetime, *, due_at: datetime | None = None, **changes: Any) -> PayoutRow:
     """The one good end. Whatever was ambiguous is settled by an answer for the identity."""
-    return moved(row, PayoutState.PAID, now, announce=True, ambiguous=False, due_at=None, **changes)
+    return moved(row, PayoutState.PAID, now, announce=True, ambiguous=False, due_at=due_at, **changes)
 
 
 def ended_unpaid(
@@ -124,7 +124,7 @@ def ended_unpaid(
     )
     manual = plan.action is CompensationAction.MANUAL
     ours = plan.action in OUR_ACTIONS
-    return replace(
+    return with_changes(
         ended,
         compensation=CompensationState.MANUAL if manual else CompensationState.REQUIRED,
         compensation_version=ended.version,
@@ -141,7 +141,7 @@ def compensation_moved(
 ) -> PayoutRow:
     """The compensation in a new state; the payout's own state never moves with it."""
     version = row.version + 1
-    return replace(
+    return with_changes(
         row,
         version=version,
         compensation=state,

@@ -19,7 +19,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from processors.money import MoneyError, exponent
-from processors.validation.request import Corridor, DestinationKind
+from processors.payout.row import ACCOUNT_DESTINATIONS, DestinationKind
+from processors.policy_files import read_policy_file
+from processors.validation.request import Corridor
 from schemas.card_numbers import excerpt
 
 # Five thousand corridors take less; a larger file is a mistake.
@@ -45,6 +47,14 @@ class ComplianceScope(StrEnum):
     CROSS_BORDER_ONLY = "cross-border-only"
 
 
+class Preflight(StrEnum):
+    """What is asked of Visa before the first intent."""
+
+    CARD_ATTRIBUTES = "cardAttributes"
+    CARD_VALIDATION = "cardValidation"
+    ACCOUNT_VALIDATION = "accountValidation"
+
+
 @dataclass(frozen=True, slots=True)
 class CorridorRules:
     """The rules of one corridor; amounts in minor units of its source currency."""
@@ -53,6 +63,9 @@ class CorridorRules:
     compliance_scope: ComplianceScope
     allowed_destinations: frozenset[DestinationKind]
     max_value_minor: int
+    slippage_bps_max: int | None = None
+    """How far a locked rate may be from Visa's rate now, in hundredths of a percent of it; None: nobody asks."""
+    preflight: frozenset[Preflight] = frozenset()
 
 
 CorridorKey = tuple[str, str, str, str]
@@ -80,27 +93,21 @@ class CorridorPolicy:
 
 def load_policy(path: Path | None = None) -> CorridorPolicy:
     """The policy in `path`, or the one that ships with the processor. Raises PolicyInvalid."""
-    source = resources.files("policies").joinpath(SHIPPED_POLICY) if path is None else path
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise PolicyInvalid(f"{source}: the corridor policy cannot be read: {error.strerror}") from None
-    return parse_policy(content, str(source))
+    return parse_policy(*read_policy_file(path, SHIPPED_POLICY, what="corridor policy", invalid=PolicyInvalid))
 
 
 def parse_policy(content: bytes, file_name: str) -> CorridorPolicy:
     """The policy in these bytes; `file_name` is for messages. Raises PolicyInvalid."""
     if len(content) > LARGEST_POLICY_BYTES:
         raise PolicyInvalid(f"{file_name}: the corridor policy is larger than {LARGEST_POLICY_BYTES} bytes")
-    document = _checked(_load_yaml(content, file_name), file_name)
+    document = _checked(strict_yaml(content, file_name), file_name)
     corridors: dict[CorridorKey, CorridorRules] = {}
     for position, entry in enumerate(document["corridors"]):
-        key = _key(entry, f"{file_name}: $.corridors[{position}]")
+        place = f"{file_name}: $.corridors[{position}]"
+        key = _key(entry, place)
         if key in corridors:
-            raise PolicyInvalid(
-                f"{file_name}: $.corridors[{position}] repeats the corridor {_shown(key)}; keep one of them"
-            )
-        corridors[key] = _rules(entry["rules"])
+            raise PolicyInvalid(f"{place} repeats the corridor {_shown(key)}; keep one of them")
+        corridors[key] = _enforceable(_rules(entry["rules"]), key, place)
     return CorridorPolicy(document["version"], hashlib.sha256(content).hexdigest(), corridors)
 
 
@@ -121,7 +128,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load_yaml(content: bytes, file_name: str) -> object:
+def strict_yaml(content: bytes, file_name: str) -> object:
+    """The document, without what makes a policy ambiguous. Raises PolicyInvalid."""
     try:
         document: object = yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -170,7 +178,29 @@ def _rules(rules: Mapping[str, Any]) -> CorridorRules:
         compliance_scope=ComplianceScope(rules.get("compliance", {}).get("scope", ComplianceScope.ALL)),
         allowed_destinations=frozenset(DestinationKind(name.upper()) for name in rules["rails"]["allowedDestinations"]),
         max_value_minor=rules["limits"]["maxValueMinor"],
+        slippage_bps_max=rules["fx"].get("slippageBpsMax"),
+        preflight=frozenset(Preflight(name) for name, is_on in rules.get("preflight", {}).items() if is_on),
     )
+
+
+def _enforceable(rules: CorridorRules, key: CorridorKey, place: str) -> CorridorRules:
+    """The same rules, if each of them can ever apply: what is declared and not enforced is a mistake."""
+    _, _, source_currency, target_currency = key
+    if rules.slippage_bps_max is not None and source_currency == target_currency:
+        raise PolicyInvalid(f"{place}.rules.fx.slippageBpsMax: the corridor has one currency, so there is no rate")
+    for asked, kinds in _ASKED_ABOUT.items():
+        if asked in rules.preflight and not kinds & rules.allowed_destinations:
+            allowed = " or ".join(sorted(kind.lower() for kind in kinds))
+            raise PolicyInvalid(f"{place}.rules.preflight.{asked}: the corridor allows no {allowed}")
+    return rules
+
+
+_CARDS: Final = frozenset({DestinationKind.CARD, DestinationKind.ALIAS})
+_ASKED_ABOUT: Final[Mapping[Preflight, frozenset[DestinationKind]]] = {
+    Preflight.CARD_ATTRIBUTES: _CARDS,
+    Preflight.CARD_VALIDATION: _CARDS,
+    Preflight.ACCOUNT_VALIDATION: ACCOUNT_DESTINATIONS,
+}
 
 
 def _shown(key: CorridorKey) -> str:

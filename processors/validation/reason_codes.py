@@ -35,6 +35,8 @@ class ReasonCode(StrEnum):
     DESTINATION_NOT_AVAILABLE = "DESTINATION_NOT_AVAILABLE"
     DESTINATION_NOT_ALLOWED = "DESTINATION_NOT_ALLOWED"
     CARD_UNREADABLE = "CARD_UNREADABLE"
+    ACCOUNT_UNREADABLE = "ACCOUNT_UNREADABLE"
+    ALIAS_UNREADABLE = "ALIAS_UNREADABLE"
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
     QUOTE_REQUIRED = "QUOTE_REQUIRED"
     QUOTE_INVALID = "QUOTE_INVALID"
@@ -136,7 +138,7 @@ EXPLANATIONS: Final[Mapping[ReasonCode, Explanation]] = {
         "Set exactly the record of the destination's kind, with one way of naming the card.",
     ),
     ReasonCode.DESTINATION_NOT_AVAILABLE: Explanation(
-        "Payouts to accounts, wallets and aliases are not offered yet.",
+        "Payouts to aliases, accounts and wallets are offered only where the processor is enrolled for them.",
         "Pay to a card instead.",
     ),
     ReasonCode.DESTINATION_NOT_ALLOWED: Explanation(
@@ -146,6 +148,14 @@ EXPLANATIONS: Final[Mapping[ReasonCode, Explanation]] = {
     ReasonCode.CARD_UNREADABLE: Explanation(
         "The encrypted card does not open or does not follow the published schema.",
         "Fetch the current public key, compare with card.schema.json, and send a new payout.",
+    ),
+    ReasonCode.ACCOUNT_UNREADABLE: Explanation(
+        "The encrypted account or wallet does not open or does not follow the published schema.",
+        "Fetch the current public key, compare with account.schema.json or wallet.schema.json, and send a new payout.",
+    ),
+    ReasonCode.ALIAS_UNREADABLE: Explanation(
+        "The encrypted alias does not open or does not follow the published schema.",
+        "Fetch the current public key, compare with alias.schema.json, and send a new payout.",
     ),
     ReasonCode.LIMIT_EXCEEDED: Explanation(
         "The amount exceeds the corridor's maximum for one payout.",

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from processors.money import Money
-from processors.payout.row import FundingKind
+from processors.payout.row import DestinationKind, FundingKind
 from processors.personal_data import FieldNamesOnly
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,16 +36,6 @@ class PisStatus(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     EXECUTED = "EXECUTED"
     FAILED = "FAILED"
-
-
-class DestinationKind(StrEnum):
-    """Where the money goes."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    CARD = "CARD"
-    ACCOUNT = "ACCOUNT"
-    WALLET = "WALLET"
-    ALIAS = "ALIAS"
 
 
 class AliasType(StrEnum):

@@ -13,20 +13,20 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from processors.money import AmountNotExpressible, UnknownCurrency, decimal_string, exponent
-from processors.personal_data import Party, PersonalData, is_plain_text
+from processors.payout.row import ACCOUNT_DESTINATIONS, DestinationKind
+from processors.personal_data import Alias, BankAccount, Party, PersonalData, Wallet, is_plain_text
 from processors.validation.clear_text import TextField, holds_card_number, text_fields
 from processors.validation.funding import captured, check_funding
 from processors.validation.opened import OpenedRequest, Unreadable
 from processors.validation.policy import CorridorPolicy, CorridorRules
 from processors.validation.reason_codes import Finding, ReasonCode
-from processors.validation.request import Destination, DestinationKind, PayoutRequest
+from processors.validation.request import Destination, PayoutRequest
 from schemas.card_numbers import looks_like_card_number
 
 PAYOUT_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _BUSINESS_APPLICATION_ID: Final = re.compile(r"[A-Z0-9]{2}")
 _RATE: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _IDENTIFIERS: Final = frozenset({"originator_id", "correlation_id"})
-_OPAQUE_DESTINATIONS: Final = frozenset({DestinationKind.ACCOUNT, DestinationKind.WALLET, DestinationKind.ALIAS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,8 @@ class ValidationLimits:
     longest_text_characters: int = 512
     """Longest other text outside encrypted fields."""
     most_metadata_entries: int = 64
+    accounts_offered: bool = False
+    """Whether this enrolment pays to accounts and wallets: without an initiating party id Visa takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,19 +231,35 @@ def _check_destination(case: _Case) -> Finding | None:
             ReasonCode.DESTINATION_INVALID,
             "exactly the record of destination.kind must be set; a card by token_reference or encrypted_card, not both",
         )
-    if destination.kind in _OPAQUE_DESTINATIONS:
+    accounts = case.limits.accounts_offered and destination.kind in ACCOUNT_DESTINATIONS
+    rules = case.policy.rules_for(case.request.corridor)
+    aliases = destination.kind is DestinationKind.ALIAS and _serves_aliases(case.policy)
+    if destination.kind is not DestinationKind.CARD and not accounts and not aliases:
         return Finding(
             ReasonCode.DESTINATION_NOT_AVAILABLE,
-            f"payouts to the destination kind {destination.kind} are not offered yet; use CARD",
+            f"payouts to the destination kind {destination.kind} are not offered here; use CARD",
         )
-    rules = case.policy.rules_for(case.request.corridor)
     if rules is None or destination.kind not in rules.allowed_destinations:
         return Finding(
             ReasonCode.DESTINATION_NOT_ALLOWED, f"the corridor does not allow the destination kind {destination.kind}"
         )
     if isinstance(case.opened.destination_card, Unreadable):
         return Finding(ReasonCode.CARD_UNREADABLE, case.opened.destination_card.why)
+    if accounts and not isinstance(case.opened.destination_account, BankAccount | Wallet):
+        return Finding(ReasonCode.ACCOUNT_UNREADABLE, _why_no_account(case.opened))
+    if aliases and not isinstance(case.opened.destination_account, Alias):
+        return Finding(ReasonCode.ALIAS_UNREADABLE, _why_no_account(case.opened))
     return None
+
+
+def _serves_aliases(policy: CorridorPolicy) -> bool:
+    """Whether any corridor does: then the enrolment has the directory."""
+    return any(DestinationKind.ALIAS in rules.allowed_destinations for rules in policy.corridors.values())
+
+
+def _why_no_account(opened: OpenedRequest) -> str:
+    account = opened.destination_account
+    return account.why if isinstance(account, Unreadable) else "the destination has nothing that could be opened"
 
 
 def _is_well_formed(destination: Destination) -> bool:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import yaml
+
+from processors.visa.unique_yaml import RepeatedKey, load_unique
 
 APPROVED: Final = frozenset({"00", "11"})
 PARTIALLY_APPROVED: Final = "10"
@@ -40,16 +42,6 @@ class ActionCode:
     source: str
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML silently lets the last of two equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if len(set(keys)) != len(keys):
-            raise ActionCodesInvalid(f"a key stands twice in the mapping at line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 @cache
 def action_codes() -> Mapping[str, ActionCode]:
     """The table by code. Raises ActionCodesInvalid."""
@@ -59,7 +51,9 @@ def action_codes() -> Mapping[str, ActionCode]:
 def parse_action_codes(text: str) -> Mapping[str, ActionCode]:
     """The table from its text, checked. Raises ActionCodesInvalid."""
     try:
-        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        document = load_unique(text)
+    except RepeatedKey as error:
+        raise ActionCodesInvalid(str(error)) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ActionCodesInvalid(f"the file is not acceptable YAML ({type(error).__name__})") from None
     if not isinstance(document, dict) or set(document) != {"codes"} or not isinstance(document["codes"], dict):

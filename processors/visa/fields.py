@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 import pycountry
@@ -53,9 +54,11 @@ def json_text(value: JsonValue) -> str:
     """Canonical JSON: members in order of their names, no white space, ASCII only; equal input, equal bytes."""
     if isinstance(value, NumberLiteral):
         return str(value)
-    if isinstance(value, (str, int)):
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if isinstance(value, int):
         return json.dumps(value)
-    return "{" + ",".join(f"{json.dumps(name)}:{json_text(value[name])}" for name in sorted(value)) + "}"
+    return "{" + ",".join([f"{encode_basestring_ascii(name)}:{json_text(value[name])}" for name in sorted(value)]) + "}"
 
 
 def required(field: str, value: str | None, rule: str) -> str:
@@ -70,7 +73,7 @@ def text(field: str, value: str, shortest: int, longest: int) -> str:
     if not shortest <= len(value) <= longest:
         expected = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
         raise RequestInvalid(field, f"has {len(value)} characters, Visa takes {expected}")
-    if not value.isprintable() or any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isprintable():  # halves of surrogate pairs are not printable either
         raise RequestInvalid(field, "holds control characters or broken Unicode")
     return value
 

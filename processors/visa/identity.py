@@ -42,6 +42,27 @@ class Operation(StrEnum):
     REVERSE_FUNDS = "reverse_funds"
     REVERSE_FUNDS_STATUS = "reverse_funds_status"
     ADJUSTMENT = "adjustment"
+    SEND_PAYOUT = "send_payout"
+    PAYOUT_QUERY = "payout_query"
+    CANCEL_PAYOUT = "cancel_payout"
+    VALIDATE_PAYOUT = "validate_payout"
+    CARD_ATTRIBUTES = "card_attributes"
+    CARD_VALIDATION = "card_validation"
+    ALIAS_RESOLUTION = "alias_resolution"
+    RATE_QUOTE = "rate_quote"
+    CONNECTION_PROBE = "connection_probe"
+
+
+PREFLIGHT_QUESTIONS: Final = frozenset(
+    {
+        Operation.CARD_ATTRIBUTES,
+        Operation.CARD_VALIDATION,
+        Operation.ALIAS_RESOLUTION,
+        Operation.RATE_QUOTE,
+        Operation.VALIDATE_PAYOUT,
+    }
+)
+"""What is asked before a payout: no transaction, so none that Visa could go on with after a time-out of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ time as `iat` (epoch milliseconds, valid for two minutes) in the protected heade
 header `keyId`. Requests are encrypted to Visa's server certificate, answers to ours; one key id names both pairs.
 
 MLE hides, it does not authenticate: anybody can encrypt to a certificate. Who answered is proven by TLS.
+
+While a pair is renewed two of ours are in use: the next one is configured before Visa answers to it, and the retired
+one is taken along (`retired`) because answers to calls under way, and late ones, still name it.
 """
 
 import json
@@ -12,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from cryptography import x509
@@ -42,6 +46,24 @@ class MleError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerKey:
+    """Visa's public key that requests are encrypted to, and until when its certificate is valid, if that is known."""
+
+    key: jwk.JWK = field(repr=False)
+    valid_until: datetime | None = None
+
+    @classmethod
+    def of_certificate(cls, pem: bytes) -> "ServerKey":
+        """From a certificate in PEM. Raises MleError."""
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+            public_key = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            raise MleError("Visa's server encryption certificate is not an X.509 certificate in PEM") from None
+        return cls(usable_server_key(public_key), certificate.not_valid_after_utc)
+
+
+@dataclass(frozen=True, slots=True)
 class DecryptionKey:
     """A private key of ours in PEM, and the key id it has at Visa."""
 
@@ -53,18 +75,21 @@ class MessageEncryption:
     """Encrypts requests and decrypts answers.
 
     `key_id` names the pair in use and goes out as `keyId`; `decryption_keys` are ours, the retired one included while
-    it may still be answered to. `clock` gives seconds since the epoch. Raises MleError for unusable keys.
+    it may still be answered to. Without `server_certificate_pem` nothing is encrypted until `encrypt_to` brings a key.
+    `retired` is what was in use before: its keys go on opening answers, as far as there is room for them. `clock` gives
+    seconds since the epoch. Raises MleError for unusable keys.
     """
 
-    __slots__ = ("_clock", "_content_encryption", "_decryption_keys", "_encryption_key", "_key_id")
+    __slots__ = ("_clock", "_content_encryption", "_decryption_keys", "_key_id", "_server_key")
 
     def __init__(
         self,
         *,
         key_id: str,
-        server_certificate_pem: bytes,
+        server_certificate_pem: bytes | None,
         decryption_keys: Sequence[DecryptionKey],
         content_encryption: ContentEncryption = "A128GCM",
+        retired: "MessageEncryption | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if content_encryption not in CONTENT_ENCRYPTIONS:
@@ -78,19 +103,45 @@ class MessageEncryption:
         self._key_id = key_id
         self._content_encryption = content_encryption
         self._clock = clock
-        self._encryption_key = _certificate_key(server_certificate_pem)
-        self._decryption_keys = {key.key_id: _private_key(key) for key in decryption_keys}
+        self._server_key: ServerKey | None = None
+        if server_certificate_pem is not None:
+            self._server_key = ServerKey.of_certificate(server_certificate_pem)
+        keys = [(key.key_id, _private_key(key)) for key in decryption_keys]
+        if retired is not None:
+            keys += retired._decryption_keys
+        self._decryption_keys: list[tuple[str, jwk.JWK]] = _without_repeats(keys)
 
     def __repr__(self) -> str:
-        return f"MessageEncryption(key_id={self._key_id!r}, decrypts_with={sorted(self._decryption_keys)!r})"
+        return f"MessageEncryption(key_id={self._key_id!r}, decrypts_with={list(self.decrypts_with)!r})"
 
     @property
     def key_id(self) -> str:
         """The value of the HTTP header `keyId`."""
         return self._key_id
 
+    @property
+    def decrypts_with(self) -> tuple[str, ...]:
+        """The ids of our keys that answers are opened with, the one in use first, the longest retired last."""
+        return tuple(key_id for key_id, _ in self._decryption_keys)
+
+    @property
+    def server_key(self) -> ServerKey | None:
+        """What requests are encrypted to; None while there is none, and nothing is encrypted."""
+        return self._server_key
+
+    def encrypt_to(self, server_key: ServerKey | None) -> None:
+        """From the next request on, encrypt to this key; with None, encrypt nothing."""
+        self._server_key = server_key
+
+    def open_also(self, newer: "MessageEncryption") -> None:
+        """Open answers to the keys of a newer one, too: Visa may answer to them while calls of before are under way."""
+        own, *retired = self._decryption_keys
+        self._decryption_keys = _without_repeats([own, *newer._decryption_keys, *retired])
+
     def encrypt(self, plaintext: bytes) -> bytes:
         """A request body around a fresh JWE: never the same twice, valid for two minutes."""
+        if self._server_key is None:
+            raise MleError("there is no key of Visa's to encrypt to; nothing is sent until there is")
         header = {
             "alg": KEY_ENCRYPTION,
             "enc": self._content_encryption,
@@ -98,7 +149,7 @@ class MessageEncryption:
             "iat": int(self._clock() * 1000),
         }
         try:
-            token = jwe.JWE(plaintext, protected=json.dumps(header), recipient=self._encryption_key)
+            token = jwe.JWE(plaintext, protected=json.dumps(header), recipient=self._server_key.key)
             compact: str = token.serialize(compact=True)
         except (JWException, ValueError, TypeError):
             raise MleError("the body could not be encrypted to Visa's certificate; check that certificate") from None
@@ -125,8 +176,8 @@ class MessageEncryption:
         raise MleError("none of our private keys opens the answer; was the key pair renewed at Visa?")
 
     def _candidates(self, key_id: object) -> list[jwk.JWK]:
-        named = [key for name, key in self._decryption_keys.items() if name == key_id]
-        return named + [key for name, key in self._decryption_keys.items() if name != key_id]
+        named = [key for name, key in self._decryption_keys if name == key_id]
+        return named + [key for name, key in self._decryption_keys if name != key_id]
 
 
 def _check_header(header: dict[str, Any]) -> None:
@@ -137,14 +188,19 @@ def _check_header(header: dict[str, Any]) -> None:
         raise MleError("the answer's JWE does not use RSA-OAEP-256 with A128GCM or A256GCM")
 
 
-def _certificate_key(pem: bytes) -> jwk.JWK:
-    try:
-        public_key = x509.load_pem_x509_certificate(pem).public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        raise MleError("Visa's server encryption certificate is not an X.509 certificate in PEM") from None
+def usable_server_key(public_key: object) -> jwk.JWK:
+    """A public key that may be encrypted to. Raises MleError."""
     if not isinstance(public_key, rsa.RSAPublicKey) or public_key.key_size < SMALLEST_RSA_BITS:
         raise MleError(f"Visa's server encryption certificate must hold an RSA key of {SMALLEST_RSA_BITS} bits or more")
     return jwk.JWK.from_pyca(public_key)
+
+
+def _without_repeats(keys: Sequence[tuple[str, jwk.JWK]]) -> list[tuple[str, jwk.JWK]]:
+    """Each key once, and no more than are worth trying; a key renewed under the same id is another key."""
+    kept: dict[tuple[str, str], jwk.JWK] = {}
+    for key_id, key in keys:
+        kept.setdefault((key_id, key.thumbprint()), key)
+    return [(key_id, key) for (key_id, _), key in kept.items()][:MOST_DECRYPTION_KEYS]
 
 
 def _private_key(key: DecryptionKey) -> jwk.JWK:

@@ -68,8 +68,21 @@ from processors.visa.fields import is_status_identifier
 from schemas.card_numbers import looks_like_card_number
 
 __all__ = [
-    "outcome_of_adjustment", "outcome_of_adjustment_query", "outcome_of_push", "outcome_of_query",
-    "outcome_of_reversal", "outcome_of_reversal_query", "outcome_of_reversal_status", "outcome_of_status",
+    "About",
+    "as_text",
+    "decimal_of",
+    "is_not_found",
+    "no_answer",
+    "outcome_of_adjustment",
+    "outcome_of_adjustment_query",
+    "outcome_of_push",
+    "outcome_of_query",
+    "outcome_of_reversal",
+    "outcome_of_reversal_query",
+    "outcome_of_reversal_status",
+    "outcome_of_status",
+    "refusal_of",
+    "same_currency",
 ]  # fmt: skip
 
 # A server that asks for more than an hour is asked again after one: funds are waiting.
@@ -139,7 +152,7 @@ def outcome_of_query(
     rows = _rows(exchange)
     if isinstance(rows, Outcome):
         return rows
-    about = _About(exchange)
+    about = About(exchange)
     expected = _Expected(Decimal(expected_amount), expected_currency, transaction)
     if any(_type_of(row) not in (None, PUSH_TYPE) for row in rows):
         return about.outcome(OutcomeKind.OPERATOR, "QUERY_TYPE_MISMATCH")
@@ -163,7 +176,7 @@ def outcome_of_reversal_query(
     rows = _rows(exchange)
     if isinstance(rows, Outcome):
         return rows
-    about = _About(exchange)
+    about = About(exchange)
     if any(_type_of(row) not in (None, PULL_TYPE, REVERSAL_TYPE) for row in rows):
         return about.outcome(OutcomeKind.OPERATOR, "QUERY_TYPE_MISMATCH")
     reversals = [row for row in rows if _type_of(row) != PULL_TYPE]
@@ -181,7 +194,7 @@ def outcome_of_adjustment(exchange: Exchange) -> Outcome:
     A duplicate proves nothing, as for a reversal: Visa documents no duplicate key for adjustments (rules S3, C4).
     """
     if isinstance(exchange, Answered) and exchange.status in (202, 303):
-        return _About(exchange).http(OutcomeKind.UNKNOWN)
+        return About(exchange).http(OutcomeKind.UNKNOWN)
     return _of_submission(exchange, _reversal_code)
 
 
@@ -192,7 +205,7 @@ def outcome_of_adjustment_query(
     rows = _rows(exchange)
     if isinstance(rows, Outcome):
         return rows
-    about = _About(exchange)
+    about = About(exchange)
     if any(_type_of(row) is not None and _type_of(row) not in ADJUSTMENT_TYPES for row in rows):
         return about.outcome(OutcomeKind.OPERATOR, "QUERY_TYPE_MISMATCH")
     return _of_rows(about, rows, _Expected(Decimal(expected_amount), expected_currency, transaction), _reversal_code)
@@ -201,8 +214,8 @@ def outcome_of_adjustment_query(
 # --- one answer ---------------------------------------------------------------------------------------------------
 
 
-class _About:
-    """An answer, and the facts of it that every outcome carries."""
+class About:
+    """An answer, and the facts of it that every outcome carries: the way from an HTTP answer to an `Outcome`."""
 
     __slots__ = ("answer",)
 
@@ -213,6 +226,7 @@ class _About:
 
     @property
     def more_rows(self) -> bool:
+        """Visa says that there is another page."""
         return self.answer.headers.get("x-pagination", "").strip().lower() == "true"
 
     def outcome(
@@ -223,8 +237,10 @@ class _About:
         *,
         action_code: str | None = None,
         status_identifier: str | None = None,
+        transaction_identifier: str | None = None,
         refusal: Refusal | None = None,
     ) -> Outcome:
+        """This kind, with what the answer tells; `facts` are the members of its body that are copied."""
         facts = facts or {}
         return Outcome(
             kind=kind,
@@ -232,7 +248,7 @@ class _About:
             refusal=refusal,
             http_status=self.answer.status,
             action_code=action_code,
-            transaction_identifier=_shown_identifier(facts.get("transactionIdentifier")),
+            transaction_identifier=transaction_identifier or _shown_identifier(facts.get("transactionIdentifier")),
             approval_code=_text_of(facts.get("approvalCode"), _APPROVAL_CODE),
             status_identifier=status_identifier,
             visa_correlation_id=self.answer.visa_correlation_id,
@@ -240,16 +256,17 @@ class _About:
             systemic=refusal not in (None, Refusal.REQUEST_INVALID),
         )
 
-    def http(self, kind: OutcomeKind, refusal: Refusal | None = None) -> Outcome:
-        code = _gateway_code(self.answer.body)
+    def http(self, kind: OutcomeKind, refusal: Refusal | None = None, code: str | None = None) -> Outcome:
+        """What the HTTP status says, with the code of the error body."""
+        code = code or _gateway_code(self.answer.body)
         reason_code = f"HTTP_{self.answer.status}" + (f"_{code.upper()}" if code else "")
         return self.outcome(kind, reason_code, refusal=refusal)
 
 
 def _of_submission(exchange: Exchange, effective_code: EffectiveCode) -> Outcome:
     if isinstance(exchange, Failed):
-        return _no_answer(exchange)
-    about = _About(exchange)
+        return no_answer(exchange)
+    about = About(exchange)
     match exchange.status:
         case 200:
             return _of_result(about, effective_code)
@@ -259,23 +276,23 @@ def _of_submission(exchange: Exchange, effective_code: EffectiveCode) -> Outcome
                 return about.outcome(OutcomeKind.UNKNOWN, f"HTTP_{exchange.status}_WITHOUT_IDENTIFIER")
             return about.outcome(OutcomeKind.PENDING, f"HTTP_{exchange.status}", status_identifier=identifier)
         case _:
-            refusal = _refusal(exchange)
+            refusal = refusal_of(exchange)
             return about.http(OutcomeKind.UNKNOWN if refusal is None else OutcomeKind.REFUSED, refusal)
 
 
 def _of_status(exchange: Exchange, effective_code: EffectiveCode, asked_for: str | None) -> Outcome:
     if isinstance(exchange, Failed):
-        return _no_answer(exchange)
-    about = _About(exchange)
+        return no_answer(exchange)
+    about = About(exchange)
     if exchange.status in (202, 303):
         identifier = _status_identifier(exchange) or asked_for
         return about.outcome(OutcomeKind.PENDING, f"HTTP_{exchange.status}", status_identifier=identifier)
-    if exchange.status == 404 or _refusal(exchange) is Refusal.REQUEST_INVALID:
+    if exchange.status == 404 or refusal_of(exchange) is Refusal.REQUEST_INVALID:
         return about.outcome(OutcomeKind.UNKNOWN, "STATUS_IDENTIFIER_UNKNOWN")
     return _of_submission(exchange, effective_code)
 
 
-def _no_answer(failure: Failed) -> Outcome:
+def no_answer(failure: Failed) -> Outcome:
     """S4: before the first byte definite for this attempt, after it ambiguous whatever the cause."""
     if not failure.bytes_sent:
         return Outcome(OutcomeKind.REFUSED, failure.cause, refusal=Refusal.NOT_CONNECTED, systemic=True)
@@ -283,13 +300,14 @@ def _no_answer(failure: Failed) -> Outcome:
     return Outcome(OutcomeKind.UNKNOWN, failure.cause, systemic=systemic)
 
 
-def _refusal(answer: Answered) -> Refusal | None:
+def refusal_of(answer: Answered) -> Refusal | None:
+    """S4: why this answer means that the attempt had no effect; None for every answer that does not."""
     if answer.status == 400 and _gateway_code(answer.body) in CREDENTIAL_CODES:
         return Refusal.CREDENTIALS
     return _REFUSALS.get(answer.status)
 
 
-def _of_result(about: _About, effective_code: EffectiveCode) -> Outcome:
+def _of_result(about: About, effective_code: EffectiveCode) -> Outcome:
     body = about.answer.body
     if about.answer.body_problem is not None:
         return about.outcome(OutcomeKind.UNKNOWN, f"REPLY_{about.answer.body_problem}")
@@ -336,7 +354,7 @@ def _status_identifier(answer: Answered) -> str | None:
     link = _LINK.match(answer.headers.get("link", ""))
     candidates.append(_last_segment(link[1]) if link else None)
     for candidate in candidates:
-        text = _as_text(candidate)
+        text = as_text(candidate)
         # One that looks like a card number would stand in the row, in the log and in a URL (P6): the query decides.
         if text is not None and is_status_identifier(text.strip()) and not looks_like_card_number(text):
             return text.strip()
@@ -357,7 +375,7 @@ def _gateway_code(body: object) -> str | None:
     """The code of an error body, in either of Visa's two envelopes."""
     for envelope, member in (("responseStatus", "code"), ("errorResponse", "reason")):
         inner = body.get(envelope) if isinstance(body, Mapping) else None
-        code = _as_text(inner.get(member)) if isinstance(inner, Mapping) else None
+        code = as_text(inner.get(member)) if isinstance(inner, Mapping) else None
         if code is not None and _GATEWAY_CODE.fullmatch(code):
             return code
     return None
@@ -388,7 +406,7 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _text_of(value: object, form: re.Pattern[str]) -> str | None:
-    text = _as_text(value)
+    text = as_text(value)
     return text if text is not None and form.fullmatch(text) else None
 
 
@@ -400,7 +418,7 @@ def _shown_identifier(value: object) -> str | None:
     return None if looks_like_card_number(text) else text
 
 
-def _as_text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """Text as it is, a whole number of plausible size as its digits: Visa sends identifiers as either."""
     if isinstance(value, str):
         return value
@@ -439,8 +457,8 @@ class _Judged:
 def _rows(exchange: Exchange) -> list[Mapping[str, Any]] | Outcome:
     """The rows of a query's answer, or what can be said without any."""
     if isinstance(exchange, Failed):
-        return _no_answer(exchange)
-    about = _About(exchange)
+        return no_answer(exchange)
+    about = About(exchange)
     if exchange.status == 200:
         body = exchange.body
         if exchange.body_problem is not None or not isinstance(body, Sequence) or isinstance(body, str):
@@ -448,16 +466,16 @@ def _rows(exchange: Exchange) -> list[Mapping[str, Any]] | Outcome:
         if not body and not about.more_rows:
             return about.outcome(OutcomeKind.NOT_FOUND, "QUERY_NOT_FOUND")
         return [row if isinstance(row, Mapping) else {} for row in body]
-    if exchange.status == 404 and _is_not_found(exchange):
+    if exchange.status == 404 and is_not_found(exchange):
         return about.outcome(OutcomeKind.NOT_FOUND, "QUERY_NOT_FOUND")
-    refusal = _refusal(exchange)
+    refusal = refusal_of(exchange)
     if refusal in (None, Refusal.REQUEST_INVALID):
         # A query refused as invalid must never be taken for an invalid push.
         return about.http(OutcomeKind.UNKNOWN)
     return about.http(OutcomeKind.REFUSED, refusal)
 
 
-def _is_not_found(answer: Answered) -> bool:
+def is_not_found(answer: Answered) -> bool:
     """A 404 of the API itself, which says so in Visa's envelope; a proxy's page or an empty body is a wrong URL."""
     if answer.body_problem is not None or not isinstance(answer.body, Mapping):
         return False
@@ -466,7 +484,7 @@ def _is_not_found(answer: Answered) -> bool:
 
 
 def _of_rows(
-    about: _About, rows: Sequence[Mapping[str, Any]], expected: _Expected, effective_code: EffectiveCode
+    about: About, rows: Sequence[Mapping[str, Any]], expected: _Expected, effective_code: EffectiveCode
 ) -> Outcome:
     for row in rows:
         mismatch = _mismatch(row, expected)
@@ -537,10 +555,10 @@ def _mismatch(row: Mapping[str, Any], expected: _Expected) -> str | None:
     amount = row.get("amountInTransactionCurrency")
     amount = row.get("amount") if amount is None else amount
     # Visa's OpenAPI: the amount may be absent for up to two hours.
-    if amount is not None and _decimal(amount) != expected.amount:
+    if amount is not None and decimal_of(amount) != expected.amount:
         return "QUERY_AMOUNT_MISMATCH"
     currency = row.get("transactionCurrencyCode")
-    if currency is not None and not _same_currency(currency, expected.currency):
+    if currency is not None and not same_currency(currency, expected.currency):
         return "QUERY_CURRENCY_MISMATCH"
     if expected.transaction is None:
         return None
@@ -550,12 +568,13 @@ def _mismatch(row: Mapping[str, Any], expected: _Expected) -> str | None:
     )
     for member, number in numbers:
         # As numbers: Visa sends some as text and some without their leading zeros.
-        if row.get(member) is not None and _decimal(row[member]) != number:
+        if row.get(member) is not None and decimal_of(row[member]) != number:
             return "QUERY_IDENTITY_MISMATCH"
     return None
 
 
-def _decimal(value: object) -> Decimal | None:
+def decimal_of(value: object) -> Decimal | None:
+    """A number as Visa sends it, text or JSON number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     try:
@@ -565,7 +584,8 @@ def _decimal(value: object) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _same_currency(value: object, expected: str) -> bool:
+def same_currency(value: object, expected: str) -> bool:
+    """Whether a currency, by letters or by its ISO 4217 number, is the expected alphabetic one."""
     if isinstance(value, str) and not value.isdigit():
         return value.upper() == expected
-    return _decimal(value) == _CURRENCY_NUMBERS.get(expected)
+    return decimal_of(value) == _CURRENCY_NUMBERS.get(expected)

@@ -35,7 +35,8 @@ from processors.visa.identity import Identity, Operation, client_transaction_id
 __all__ = [
     "VISA_PATHS", "CardAcceptor", "FundingTransaction", "Party", "Paths", "Recipient", "RequestInvalid",
     "SubmissionProfile", "TokenReference", "TracedTransaction", "VisaRequest", "adjust_funds", "adjust_funds_again",
-    "push_funds", "push_funds_again", "reverse_funds", "reverse_funds_again", "status", "transaction_query",
+    "check_expiry", "check_path", "push_funds", "push_funds_again", "reverse_funds", "reverse_funds_again", "status",
+    "transaction_query",
 ]  # fmt: skip
 
 # businessApplicationId values that move a person's money; Visa asks more of them (published code tables).
@@ -44,6 +45,11 @@ DISBURSEMENTS: Final = frozenset({"FD", "GD", "GP", "LO", "MD", "OG", "PD"})
 # Visa's OpenAPI on purposeOfPayment: these recipient countries want it for every application but the exempt ones,
 # Chile for disbursements, Colombia for AA and PP.
 PURPOSE_COUNTRIES: Final = frozenset({"ARG", "BGD", "EGY", "IND"})
+# Visa's OpenAPI on sourceOfFundsCode: a card bill is not paid from credit or mobile money; and on legalBusinessName:
+# the issuers' countries whose cards need it when they are paid from abroad.
+CARD_BILL_PAYMENT: Final = "CP"
+CREDIT_OR_MOBILE_MONEY: Final = frozenset({"01", "06"})
+LEGAL_NAME_ISSUERS: Final = frozenset({"AUS", "CAN"})
 PURPOSE_EXEMPT: Final = frozenset({"CI", "CO", "MP"})
 NORTH_AMERICA: Final = frozenset({"USA", "CAN"})
 # Visa's OpenAPI on adjustments: 2140 is an AFT's, 22 credits; and its samples' way of a card that is not present.
@@ -57,6 +63,12 @@ QUERY_FIELDS: Final = (
 )
 
 
+def check_path(name: str, path: str) -> None:
+    """Raises ValueError for text that is no path below a host."""
+    if not path.startswith("/") or path.endswith("/") or not path.isascii() or set(path) & set(" ?#%"):
+        raise ValueError(f"path {name} must begin with /, not end with /, and hold no query")
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Where each operation lives below the host."""
@@ -68,9 +80,7 @@ class Paths:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            path = str(getattr(self, item.name))
-            if not path.startswith("/") or path.endswith("/") or not path.isascii() or set(path) & set(" ?#%"):
-                raise ValueError(f"path {item.name} must begin with /, not end with /, and hold no query")
+            check_path(item.name, str(getattr(self, item.name)))
 
 
 VISA_PATHS: Final = Paths()
@@ -186,7 +196,7 @@ class SubmissionProfile:
         alphanumeric("sourceOfFundsCode", self.source_of_funds_code, 2, 2)
         if self.merchant_category_code is not None:
             digits("merchantCategoryCode", self.merchant_category_code, 4, 4)
-        _card_acceptor(self.card_acceptor, self.business_application_id)
+        _card_acceptor(self.card_acceptor, names_business=self.business_application_id in MONEY_TRANSFERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,14 +237,12 @@ def push_funds(
     alphanumeric("businessApplicationId", application, 2, 2)
     route = _Route.of(profile, recipient, application)
     document: dict[str, JsonValue] = {
-        **_transaction(profile, identity, application),
+        **_transaction(profile, identity, application, names_business=route.names_business),
         "amount": amount_literal("amount", amount, currency),
         "transactionCurrencyCode": currency,
         "localTransactionDateTime": _local_time(identity.first_intent_at),
         "senderReference": alphanumeric("senderReference", sender_reference, 1, 16),
-        "sourceOfFundsCode": alphanumeric(
-            "sourceOfFundsCode", source_of_funds_code or profile.source_of_funds_code, 2, 2
-        ),
+        "sourceOfFundsCode": _source_of_funds(source_of_funds_code or profile.source_of_funds_code, application),
         **_sender(profile, sender, route),
         **_recipient(recipient, route),
     }
@@ -404,14 +412,16 @@ class _Route:
     application: str
     acquirer_country: str
     recipient_country: str | None
+    issuer_country: str | None
 
     @classmethod
     def of(cls, profile: SubmissionProfile, recipient: Recipient, application: str) -> "_Route":
-        code = recipient.party.country_code
+        code, issuer = recipient.party.country_code, recipient.card_issuer_country_code
         return cls(
             application=application,
             acquirer_country=country_alpha3("acquirerCountryCode", profile.acquirer_country_code),
             recipient_country=None if code is None else country_alpha3("recipientCountryCode", code),
+            issuer_country=None if issuer is None else country_alpha3("cardIssuerCountryCode", issuer),
         )
 
     @property
@@ -426,6 +436,15 @@ class _Route:
         return not self.crosses_border and self.acquirer_country == "USA"
 
     @property
+    def is_within_colombia(self) -> bool:
+        return self.acquirer_country == self.recipient_country == "COL"
+
+    @property
+    def names_business(self) -> bool:
+        abroad = self.crosses_border and self.issuer_country in LEGAL_NAME_ISSUERS
+        return abroad or self.application in MONEY_TRANSFERS
+
+    @property
     def touches_canada(self) -> bool:
         return self.crosses_border and "CAN" in (self.acquirer_country, self.recipient_country)
 
@@ -438,12 +457,16 @@ class _Route:
         return self.recipient_country in PURPOSE_COUNTRIES and self.application not in PURPOSE_EXEMPT
 
 
-def _transaction(profile: SubmissionProfile, traced: TracedTransaction, application: str) -> dict[str, JsonValue]:
+def _transaction(
+    profile: SubmissionProfile, traced: TracedTransaction, application: str, *, names_business: bool = False
+) -> dict[str, JsonValue]:
     document: dict[str, JsonValue] = {
         "acquirerCountryCode": number("acquirerCountryCode", profile.acquirer_country_code, 3, 3),
         "acquiringBin": number("acquiringBin", profile.acquiring_bin, 6, 11),
         "businessApplicationId": application,
-        "cardAcceptor": _card_acceptor(profile.card_acceptor, application),
+        "cardAcceptor": _card_acceptor(
+            profile.card_acceptor, names_business=names_business or application in MONEY_TRANSFERS
+        ),
         "retrievalReferenceNumber": digits("retrievalReferenceNumber", traced.retrieval_reference_number, 12, 12),
         "systemsTraceAuditNumber": _trace_number(traced.systems_trace_audit_number),
     }
@@ -458,15 +481,21 @@ def _trace_number(number: int) -> int:
     return number
 
 
-def _card_acceptor(acceptor: CardAcceptor, application: str) -> dict[str, JsonValue]:
+def _source_of_funds(code: str, application: str) -> str:
+    if application == CARD_BILL_PAYMENT and code in CREDIT_OR_MOBILE_MONEY:
+        raise RequestInvalid("sourceOfFundsCode", "of a card bill payment is neither 01 nor 06")
+    return alphanumeric("sourceOfFundsCode", code, 2, 2)
+
+
+def _card_acceptor(acceptor: CardAcceptor, *, names_business: bool) -> dict[str, JsonValue]:
     country = country_alpha3("cardAcceptor.address.country", acceptor.country)
     if country in NORTH_AMERICA:
         required("cardAcceptor.address.state", acceptor.state, "it is required in the US and Canada")
         required("cardAcceptor.address.zipCode", acceptor.zip_code, "it is required in the US and Canada")
     if country == "USA":
         required("cardAcceptor.address.county", acceptor.county, "it is required in the US")
-    if application in MONEY_TRANSFERS:
-        rule = "money transfers must carry it"
+    if names_business:
+        rule = "money transfers, and cards of Canada and Australia from abroad, must carry it"
         required("cardAcceptor.legalBusinessName", acceptor.legal_business_name, rule)
     address = {
         "country": country,
@@ -492,18 +521,23 @@ def _sender(profile: SubmissionProfile, sender: Party, route: _Route) -> dict[st
         required("senderAddress", sender.address_line, rule)
         required("senderCity", sender.city, rule)
         required("senderCountryCode", country, rule)
+    if route.is_within_colombia:
+        rule = "payouts within Colombia must carry it"
+        required("senderCity", sender.city, rule)
+        required("senderPostalCode", sender.postal_code, rule)
     if country in NORTH_AMERICA:
         required("senderStateCode", sender.state_code, "it is required for senders in the US and Canada")
     if country_alpha3("cardAcceptor.address.country", profile.card_acceptor.country) in NORTH_AMERICA:
         required("senderPostalCode", sender.postal_code, "it is required with a card acceptor in the US or Canada")
+    named: dict[str, JsonValue] = {"senderName": text("senderName", sender.name, 2, 30)}
     return {
-        "senderName": text("senderName", sender.name, 2, 30),
+        **({} if route.is_within_colombia else named),
         **_present("", "senderFirstName", sender.first_name, 2, 35),
         **_present("", "senderLastName", sender.last_name, 2, 35),
         **_present("", "senderAddress", sender.address_line, 1, 35),
         **_present("", "senderCity", sender.city, 1, 25),
         **_present("", "senderStateCode", sender.state_code, 2, 2),
-        **_present("", "senderPostalCode", sender.postal_code, 5, 10),
+        **_present("", "senderPostalCode", sender.postal_code, 5, 16 if route.is_within_colombia else 10),
         **_present("", "senderCountryCode", country, 3, 3),
     }
 
@@ -531,7 +565,9 @@ def _recipient(recipient: Recipient, route: _Route) -> dict[str, JsonValue]:
 def _card(recipient: Recipient) -> dict[str, JsonValue]:
     issuer = recipient.card_issuer_country_code
     if recipient.card_expiry is not None:
-        expiry: dict[str, JsonValue] = {"recipientCardExpiryDate": _expiry(recipient.card_expiry)}
+        expiry: dict[str, JsonValue] = {
+            "recipientCardExpiryDate": check_expiry("recipientCardExpiryDate", recipient.card_expiry)
+        }
     elif issuer is not None and country_alpha3("cardIssuerCountryCode", issuer) == "USA":
         raise RequestInvalid("recipientCardExpiryDate", "is missing; U.S. issuers require it")
     else:
@@ -547,11 +583,12 @@ def _card(recipient: Recipient) -> dict[str, JsonValue]:
     return {"recipientPaymentCredentialReference": reference, **expiry}
 
 
-def _expiry(value: str) -> str:
+def check_expiry(field_name: str, value: str) -> str:
+    """A card's expiry date. Raises RequestInvalid, which names the field, for what is not YYYY-MM."""
     year, dash, month = value.partition("-")
     digits_only = value.isascii() and year.isdigit() and month.isdigit()
     if len(value) != 7 or len(year) != 4 or not dash or not digits_only or not 1 <= int(month) <= 12:
-        raise RequestInvalid("recipientCardExpiryDate", "is not of the form YYYY-MM")
+        raise RequestInvalid(field_name, "is not of the form YYYY-MM")
     return value
 
 

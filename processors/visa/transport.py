@@ -5,11 +5,10 @@ promise above all: `Failed(bytes_sent=False)` means that not one byte of the req
 
 The order inside one call (rule L3):
 
-    encrypt → take a connection from the pool, or connect and shake hands → CHECK THE DEADLINE → headers
-                                                                          → CHECK THE DEADLINE → body → read
+    encrypt → take a connection from the pool, or connect and shake hands → CHECK THE DEADLINE → head and body → read
 
-The check is httpcore's trace hook: it runs in the same step of the event loop as the write that follows it, so that
-nothing of ours runs in between. It stands before the body too, because Visa acts on the body.
+The check runs in the same step of the event loop as the write that follows it, so that nothing of ours runs in between;
+head and body are one write. `processors.visa.aiohttp_transport` has the connections and calls it.
 """
 
 import asyncio
@@ -21,14 +20,16 @@ from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import httpx
 
 from processors.secrets import Secret
+from processors.visa.aiohttp_transport import BEFORE_SENDING, AiohttpTransport
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Answered, BodyProblem, Exchange, Failed, FailureCause
+from processors.visa.identity import PREFLIGHT_QUESTIONS
 from processors.visa.mle import MessageEncryption, MleError
 from processors.visa.reply_body import read_body
 from processors.visa.requests import VisaRequest
@@ -58,7 +59,7 @@ _CERTIFICATE_ALERTS: Final = (
 _TLS_STATES: Final = (
     ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLZeroReturnError, ssl.SSLEOFError, ssl.SSLSyscallError,
 )  # fmt: skip
-# httpx over httpcore over anyio: three levels, and one to spare for each.
+# httpx over aiohttp over asyncio: three levels, and one to spare for each.
 LONGEST_ERROR_CHAIN: Final = 6
 
 _LOG = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class VisaConnection:
     connect_timeout_seconds: float = 5.0
     read_timeout_seconds: float = 33.0
     write_timeout_seconds: float = 5.0
+    """For httpx's interface: a request of some KB is handed over whole, and what follows is waiting for its answer."""
     pool_timeout_seconds: float = 5.0
     total_timeout_seconds: float = 35.0
     """Longer than Visa's 30 s, shorter than the lease."""
@@ -144,17 +146,10 @@ class VisaDirectClient:
             follow_redirects=False,
             # Neither proxies nor certificate stores from the environment.
             trust_env=False,
-            transport=httpx.AsyncHTTPTransport(
-                verify=_tls_context(connection),
-                trust_env=False,
-                http1=True,
-                http2=False,
-                retries=0,
-                limits=httpx.Limits(
-                    max_connections=connection.max_connections,
-                    max_keepalive_connections=connection.max_connections,
-                    keepalive_expiry=connection.keepalive_expiry_seconds,
-                ),
+            transport=AiohttpTransport(
+                _tls_context(connection),
+                max_connections=connection.max_connections,
+                keepalive_expiry_seconds=connection.keepalive_expiry_seconds,
             ),
         )
 
@@ -201,7 +196,7 @@ class VisaDirectClient:
             params=request.query or None,
             content=body,
             headers=self._headers(request, attempt),
-            extensions={"trace": attempt.trace},
+            extensions={BEFORE_SENDING: attempt.before_sending},
         ) as response:
             content, problem = await self._read(response)
         value: object | None = None
@@ -220,7 +215,8 @@ class VisaDirectClient:
         headers: dict[str, str] = {}
         if request.body is not None:
             headers["Content-Type"] = "application/json"
-            headers["X-Transaction-Timeout-MS"] = str(self._transaction_timeout_ms(attempt))
+            if request.operation not in PREFLIGHT_QUESTIONS:
+                headers["X-Transaction-Timeout-MS"] = str(self._transaction_timeout_ms(attempt))
         if request.client_transaction_id is not None:
             headers["X-Client-Transaction-ID"] = request.client_transaction_id
         if request.correlation_id is not None:
@@ -267,13 +263,10 @@ class _Attempt:
         if self.deadline.expired():
             raise _DeadlinePassed
 
-    async def trace(self, event: str, _: dict[str, Any]) -> None:
-        """httpcore's trace hook. Must never suspend: what follows it is the write."""
-        if event == "http11.send_request_headers.started":
-            self.check()
-            self.bytes_sent = True
-        elif event == "http11.send_request_body.started":
-            self.check()
+    def before_sending(self) -> None:
+        """Called by the transport; what follows it is the write."""
+        self.check()
+        self.bytes_sent = True
 
 
 def _tls_context(connection: VisaConnection) -> ssl.SSLContext:
@@ -295,8 +288,8 @@ def _tls_context(connection: VisaConnection) -> ssl.SSLContext:
 
 
 def _silence_libraries() -> None:
-    # httpx logs every URL at INFO, httpcore headers at DEBUG; neither belongs in our log at any level.
-    for name in ("httpx", "httpcore"):
+    # httpx logs every URL at INFO; neither that nor what aiohttp has to say belongs in our log at any level.
+    for name in ("httpx", "aiohttp"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -338,7 +331,7 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 def _tls_cause(error: ssl.SSLError, *, connecting: bool) -> FailureCause:
     if isinstance(error, ssl.SSLCertVerificationError):
         return FailureCause.SERVER_CERTIFICATE_INVALID
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""
     if "ALERT" in reason and any(name in reason for name in _CERTIFICATE_ALERTS):
         return FailureCause.CLIENT_CERTIFICATE_REFUSED
     return FailureCause.TLS_HANDSHAKE_FAILED if connecting else FailureCause.READ_FAILED

@@ -56,7 +56,7 @@ class Accepted:
     amount_minor: int | None = None
     currency: str | None = None
     recipient: str | None = field(default=None, repr=False)
-    """The card number or token reference that is to be paid; None if the producer does not say."""
+    """The card number, token reference or account number that is to be paid; None if the producer does not say."""
     kind: str | None = None
     """What the producer meant by it: payout, repeat, conflict or raw. For people; no verdict rests on it."""
 
@@ -143,7 +143,7 @@ class StandInEntry:
 
     entry_id: int
     operation: str
-    """push, funding, reverse or adjustment."""
+    """push, funding, reverse, adjustment, account or account_return."""
     money_moved: bool
     amount: str
     currency: str
@@ -232,8 +232,8 @@ def append_accepted(
 ) -> None:
     """Append one acknowledged record to the journal; call it from the delivery report, when it brings no error.
 
-    `topic` is the name on the cluster; `recipient` the card number or token reference to be paid. One write of one
-    line, so that several producers may share a journal and a killed one leaves no half of a line.
+    `topic` is the name on the cluster; `recipient` the card number, token reference or account number to be paid. One
+    write of one line, so that several producers may share a journal and a killed one leaves no half of a line.
     """
     line = {
         "payout_id": payout_id,

@@ -54,9 +54,12 @@ RETURNED: Final = "RETURNED"
 COMPENSATION_UNDER_WAY: Final = frozenset({"REQUIRED", "RUNNING", "UNKNOWN"})
 COMPENSATED: Final = "COMPENSATED"
 COMPENSATION_ENDS: Final = frozenset({COMPENSATED, "MANUAL"})
-# What hands a card pull back; any other operation than these and the next two is one that we cannot judge.
+# What pays a recipient, what hands a card pull back, and what takes the payment of an account back (rule S8); any other
+# operation than these and a card pull itself is one that we cannot judge.
+PAYMENTS: Final = frozenset({"push", "account"})
 HAND_BACKS: Final = frozenset({"reverse", "adjustment"})
-OPERATIONS: Final = HAND_BACKS | {"push", "funding"}
+ACCOUNT_RETURN: Final = "account_return"
+OPERATIONS: Final = PAYMENTS | HAND_BACKS | {"funding", ACCOUNT_RETURN}
 
 STATE_TERMS: Final = (
     "paid", "declined", "rejected", "denied", "expired", "failed", "cancelled", "in_review", "held", "unknown",
@@ -139,6 +142,8 @@ class _Case:
     ends: tuple[CompensationEnd, ...] = ()
     confirmations: tuple[Confirmation, ...] = ()
     approved: tuple[StandInEntry, ...] = ()
+    came_back: tuple[StandInEntry, ...] = ()
+    """Payments of an account that did not stay there; each names its payment by Visa's own id."""
     hand_backs: tuple[StandInEntry, ...] = ()
     """Reversals and adjustments of the card pull that funded the payout."""
     recipient_fingerprint: str | None = None
@@ -149,6 +154,17 @@ class _Case:
         if self.row is None:
             return self.records[0] if self.records else None
         return next((record for record in self.records if record.position == self.row.position), None)
+
+    @property
+    def with_recipient(self) -> tuple[StandInEntry, ...]:
+        """The approved payments whose money has stayed where it went."""
+        gone = {entry.transaction_identifier for entry in self.came_back}
+        return tuple(entry for entry in self.approved if entry.transaction_identifier not in gone)
+
+    @property
+    def paid(self) -> tuple[StandInEntry, ...]:
+        """What counts as paid: PAID is the last word also when the money comes back later (rule S8)."""
+        return self.approved if self.row is not None and self.row.state == "PAID" else self.with_recipient
 
     @property
     def undone(self) -> int:
@@ -230,8 +246,10 @@ class _File:
             if not entry.money_moved:
                 continue
             case = by_reference.get(entry.sender_reference or "")
-            if entry.operation == "push":
+            if entry.operation in PAYMENTS:
                 self._sort_push(case, entry)
+            elif entry.operation == ACCOUNT_RETURN and case is not None:
+                case.came_back += (entry,)
             elif entry.operation in HAND_BACKS:
                 self._sort_hand_back(by_pull.get(entry.transaction_identifier) or ([case] if case else []), entry)
 
@@ -328,13 +346,13 @@ def _money(file: _File) -> dict[str, dict[str, int]]:
         asked = _amount(case)
         if asked is not None and _is_payout(file, case):
             totals[asked[1]]["accepted"] += asked[0]
-        for entry in case.approved:
+        for entry in case.paid:
             minor, currency = _entry_amount(entry) or (0, entry.currency)
             totals[currency]["paid"] += minor
         row = case.row
         if row is not None and row.state in UNPAID_ENDS:
             totals[row.currency]["ended_unpaid"] += row.amount_minor
-        elif row is not None and row.state != "PAID" and not case.approved:
+        elif row is not None and row.state != "PAID" and not case.paid:
             totals[row.currency]["held"] += row.amount_minor
     return {currency: {part: total[part] for part in MONEY_PARTS} for currency, total in sorted(totals.items())}
 
@@ -449,14 +467,17 @@ def _phantom(file: _File) -> Iterator[Finding]:
 
 
 def _orphan(file: _File) -> Iterator[Finding]:
-    """An approved push of funds whose payout ended unpaid or is compensated, or that belongs to no payout."""
+    """A payment whose payout ended unpaid or is compensated, or that belongs to no payout.
+
+    Not one that came back from its account before anybody called the payout PAID: nobody has that money twice.
+    """
     for entry in file.unknown_payments:
         sentence = f"entry {entry.entry_id} ({entry.sender_reference}) was paid for no payout that we know"
         yield Finding("orphan", f"entry {entry.entry_id}", sentence)
     for case in file.cases.values():
         why = [] if case.records else ["was accepted by nobody's account"]
         why += _unpaid_reasons(case) + _compensation_reasons(case)
-        for entry in case.approved if why else ():
+        for entry in case.paid if why else ():
             sentence = f"entry {entry.entry_id} was paid for payout {case.payout_id}, which {' and '.join(why)}"
             yield Finding("orphan", f"entry {entry.entry_id}", sentence)
 
@@ -546,6 +567,25 @@ def _conservation(file: _File) -> Iterator[Finding]:
         if rest:
             parts = " - ".join(f"{name} {total[name]}" for name in MONEY_PARTS)
             yield Finding("conservation", currency, f"{parts} = {rest} minor units of {currency}, which should be 0")
+
+
+def _returns_fit(file: _File) -> Iterator[Finding]:
+    """Money that comes back after PAID is a second fact with one event of its own, and nothing else has one (S8)."""
+    for case in file.cases.values():
+        told = {result.event_id for result in case.results if result.status == RETURNED}
+        name, is_paid = case.payout_id, case.row is not None and case.row.state == "PAID"
+        if told and not case.came_back:
+            yield Finding("returned", name, f"payout {name} is told as returned, but the stand-in took nothing back")
+        elif told and "PAID" not in case.statuses:
+            yield Finding("returned", name, f"payout {name} is told as returned, but never as PAID")
+        if len(told) > 1:
+            yield Finding("returned", name, f"payout {name} has {len(told)} different events of its return")
+        if case.came_back and is_paid and not told and not _is_held(case.row):
+            yield Finding("returned", name, f"payout {name} is PAID and came back, and nobody was told")
+
+
+def _is_held(row: LedgerRow | None) -> bool:
+    return row is not None and row.held
 
 
 def _amounts(file: _File) -> Iterator[Finding]:
@@ -670,6 +710,7 @@ CHECKS: Final[tuple[Callable[[_File], Iterator[Finding]], ...]] = (
     _sums,
     _conservation,
     _conflicting_results,
+    _returns_fit,
     _amounts,
     _intake_is_published,
     _nobody_asked,

@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,15 @@ class SelfEnded:
 class FleetWorker:
     """One worker: a name, a directory, a log, and at most one process at a time."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], directory: Path) -> None:
-        """`environment` is the complete one of the process; name and port file are added here."""
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        directory: Path,
+        agents: Sequence[str] = (),
+        module: str = "ops",
+    ) -> None:
+        """`environment` is the complete one of the process; name and port file are added here. No `agents`: all."""
         self.name = name
         self.directory = directory
         self.log_path = directory / "worker.log"
@@ -62,7 +69,8 @@ class FleetWorker:
         self.frozen = False
         self._wanted = False
         self._lock = threading.RLock()
-        command, found = python_module("ops", "worker")
+        chosen = ("--agents", ",".join(agents)) if agents else ()
+        command, found = python_module(module, "worker", *chosen)
         self._process = ManagedProcess(
             name,
             command,
@@ -219,9 +227,13 @@ class FleetWorker:
 class Fleet:
     """All workers of a run. Names are given in order and never used twice."""
 
-    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
-        """`environment` is the complete one of a worker's process but for its name; each gets `directory`/NAME."""
+    def __init__(self, environment: Mapping[str, str], directory: Path, module: str = "ops") -> None:
+        """`environment` is the complete one of a worker's process but for its name; each gets `directory`/NAME.
+
+        `module` names another launcher than the product's.
+        """
         self.environment = dict(environment)
+        self._module = module
         self.directory = directory
         self.all_workers: list[FleetWorker] = []
         self.self_ended: list[SelfEnded] = []
@@ -231,10 +243,10 @@ class Fleet:
         """Those whose process exists now, frozen ones included."""
         return [worker for worker in self.all_workers if worker.alive]
 
-    def start_worker(self) -> FleetWorker:
-        """Start one more; returns before it is ready."""
+    def start_worker(self, *agents: str) -> FleetWorker:
+        """Start one more, of all agents or those named; returns before it is ready."""
         name = f"worker-{len(self.all_workers) + 1}"
-        worker = FleetWorker(name, self.environment, self.directory / name)
+        worker = FleetWorker(name, self.environment, self.directory / name, agents, self._module)
         self.all_workers.append(worker)
         worker.start()
         return worker

@@ -27,7 +27,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from processors.personal_data import seal_for_processor
 from sandbox.auditor.evidence import append_accepted
-from sandbox.samples.sample_file import ADDRESSES, CARD_EXPIRY, TARGET_CURRENCIES, raw_record
+from sandbox.samples.sample_file import ADDRESSES, CARD_EXPIRY, TARGET_CURRENCIES, account_details, raw_record
 from schemas.codec import BlockingCodec
 from schemas.topics import topic_name
 
@@ -40,6 +40,22 @@ UNSURE_TOKENS: Final = ("tok_decline_91", "tok_decline_96", "tok_duplicate_94_pa
 """Their first answer proves nothing: only the query tells."""
 HELD_TOKENS: Final = ("tok_approve_partial", "tok_failed_96")
 """They end with a person: a partial approval, and a query that says FAILED."""
+ACCOUNT_LIVES: Final[Mapping[str, str]] = {
+    "account": "TESTDELIVER",
+    "wallet": "TESTPREMIUM",
+    "account_rejected": "TESTREJECT",
+    "account_returned_early": "TESTRETURN",
+    "account_returned_late": "TESTRETURNLATE",
+    "account_returned_slow": "TESTRETURNSLOW",
+}
+"""Accounts and wallets by purpose, with what becomes of a payout to them (sandbox/visa_direct/test_accounts.yaml)."""
+ACCOUNTS_OF_EVERY: Final = (2_000, 1_600)
+"""Of so many numbers, these from the first on may be such payouts. What never arrived waits half a minute before a
+person is shown it (rule S3), and nobody should wait for that at the end of a run."""
+COMES_BACK: Final = frozenset({"account_returned_late", "account_returned_slow"})
+"""Credited first: DECLINED if it is back before anybody has asked, else PAID with a second fact (rule S8)."""
+INITIATING_PARTY_ID: Final = "1002"
+"""Ours at the account rail, in a run of our own."""
 NAME_USUAL, NAME_LIKE_LISTED, NAME_LISTED = "Rosalind Example", "Vik Drachen", "Viktor Drachenfels"
 ACQUIRING_BIN: Final = "408999"
 OLD_PULL: Final = timedelta(hours=30)
@@ -55,7 +71,7 @@ IDLE_SECONDS: Final = 0.02
 FLUSH_SECONDS: Final = 120.0
 
 WEIGHTS: Final[Mapping[str, float]] = {
-    "approved": 71.0,
+    "approved": 63.0,
     "declined": 10.0,
     "unsure": 2.0,
     "held": 0.2,
@@ -68,11 +84,19 @@ WEIGHTS: Final[Mapping[str, float]] = {
     "expires_soon": 0.8,
     "card_in_clear": 1.0,
     "not_captured": 1.0,
-    "account": 1.0,
+    "account_unreadable": 0.5,
+    "account": 4.0,
+    "wallet": 2.0,
+    "account_rejected": 1.0,
+    "account_returned_early": 0.5,
+    "account_returned_late": 0.5,
+    "account_returned_slow": 0.5,
 }
 """What an originator asks for, in shares; the rest of the world (duplicates, rubbish) comes on top."""
 FUNDING_WEIGHTS: Final[Mapping[str, float]] = {"INTERNAL": 50, "PIS": 15, "AFT_YOUNG": 25, "AFT_OLD": 10}
 CORRIDOR_WEIGHTS: Final[Mapping[str, float]] = {"US-US-USD": 65, "JP-JP-JPY": 15, "KW-KW-KWD": 12, "US-MX-USD": 8}
+ACCOUNT_CORRIDOR: Final = "US-US-USD"
+"""The one of these that the corridor policy opens to accounts and wallets."""
 AMOUNTS_MAX: Final[Mapping[str, int]] = {"USD": 90_000, "JPY": 140_000, "KWD": 29_000}
 """In minor units, below the corridors' limits; KWD goes in tens, which is all that Visa can express."""
 EXTRA_WEIGHTS: Final[Mapping[str, float]] = {
@@ -101,13 +125,13 @@ class PlannedPayout:
     amount_minor: int
     currency: str
     recipient: str
-    """`token:NAME` or `card:NUMBER`."""
+    """`token:NAME`, `card:NUMBER`, `account:NUMBER` or `wallet:NUMBER`."""
     extra: str
     """What is sent behind it."""
 
     @property
     def card(self) -> str:
-        """The number or token reference that is to be paid."""
+        """The number or token reference that is to be paid, an account's number too."""
         return self.recipient.partition(":")[2]
 
 
@@ -120,8 +144,10 @@ def plan_payout(seed: int, number: int) -> PlannedPayout:
     """The `number`-th payout of a run and what follows it."""
     dice = random.Random(f"{seed}:{number}")
     purpose = _draw(dice, WEIGHTS)
+    if purpose in ACCOUNT_LIVES and number % ACCOUNTS_OF_EVERY[0] >= ACCOUNTS_OF_EVERY[1]:
+        purpose = "approved"
     funding = _draw(dice, FUNDING_WEIGHTS)
-    corridor = _draw(dice, CORRIDOR_WEIGHTS)
+    corridor = ACCOUNT_CORRIDOR if purpose in ACCOUNT_LIVES else _draw(dice, CORRIDOR_WEIGHTS)
     currency = corridor[-3:]
     minor = dice.randint(1, AMOUNTS_MAX[currency])
     minor = minor // 10 * 10 + 10 if currency == "KWD" else minor
@@ -152,6 +178,9 @@ def _recipient(purpose: str, number: int, dice: random.Random) -> str:
             choices = [f"token:{dice.choice(UNSURE_TOKENS)}_{number:07d}"]
         case "held":
             choices = [f"token:{dice.choice(HELD_TOKENS)}_{number:07d}"]
+        case _ if purpose in ACCOUNT_LIVES:
+            kind = "wallet" if purpose == "wallet" else "account"
+            choices = [f"{kind}:{ACCOUNT_LIVES[purpose]}{number:07d}"]
         case _:
             choices = [f"token:tok_approve_{number:07d}", f"card:{dice.choice(CARDS_APPROVED)}"]
     return dice.choice(choices)
@@ -235,9 +264,13 @@ class RequestMaker:
 
     def _destination(self, planned: PlannedPayout) -> dict[str, Any]:
         kinds: dict[str, Any] = {"kind": "CARD", "card": None, "account": None, "wallet": None, "alias": None}
-        if planned.purpose == "account":
+        if planned.purpose == "account_unreadable":
             sealed = seal_for_processor(self._party_key, {"account_number": "DE00 0000 0000 0000 0000 00"})
             return {**kinds, "kind": "ACCOUNT", "account": {"encrypted_account": sealed}}
+        kind, _, number = planned.recipient.partition(":")
+        if kind in ("account", "wallet"):
+            sealed = seal_for_processor(self._party_key, account_details(kind, number))
+            return {**kinds, "kind": kind.upper(), kind: {f"encrypted_{kind}": sealed}}
         by_card = planned.recipient.startswith("card:")
         return {
             **kinds,
@@ -285,9 +318,11 @@ class Load:
         admin_url: str,
         journal: Path,
         may_send: Callable[[], int],
+        plan: Callable[[int, int], PlannedPayout] = plan_payout,
     ) -> None:
-        """`may_send` says how many payouts may have been sent by now, in all."""
+        """`may_send` says how many payouts may have been sent by now; `plan` what each is, by seed and number."""
         self._seed = seed
+        self._plan = plan
         self._topic = topic_name(REQUESTS, topic_prefix)
         self._maker = RequestMaker(party_key)
         self._codec = BlockingCodec(topic_prefix=topic_prefix)
@@ -310,6 +345,8 @@ class Load:
         )
         self.sent = 0
         """Payouts handed to the producer."""
+        self.returned_late: list[str] = []
+        """Those of them whose money comes back after it was delivered."""
         self.acknowledged = 0
         """Records that a broker has acknowledged, of every kind."""
         self.failure: str | None = None
@@ -346,9 +383,10 @@ class Load:
             self.failure = f"{type(error).__name__}: {error}"
         finally:
             self._funding.close()
+            self._codec.close()
 
     def _send_next(self) -> None:
-        planned = plan_payout(self._seed, self.sent)
+        planned = self._plan(self._seed, self.sent)
         now = datetime.now(UTC)
         if planned.funding.startswith("AFT") and planned.purpose not in ("not_captured", "negative"):
             self._funding.record(planned, self._maker.aft_facts(planned, now))
@@ -356,6 +394,8 @@ class Load:
         record = self._maker.record(planned, now)
         payout = _Record(key, self._encode(record), "payout", planned, planned.amount_minor)
         self._produce(payout)
+        if planned.purpose in COMES_BACK:
+            self.returned_late.append(planned.payout_id)
         self.sent += 1
         self._recent = [*self._recent[1 - BATCH_RECORDS :], payout]
         for extra in self._extras(planned, payout, now):
@@ -416,7 +456,7 @@ class Load:
             value=record.value,
             amount_minor=record.amount_minor,
             currency=planned.currency if planned else None,
-            recipient=planned.card if planned and planned.purpose != "account" else None,
+            recipient=planned.card if planned and planned.purpose != "account_unreadable" else None,
             kind=record.kind,
         )
         self.acknowledged += 1

@@ -28,6 +28,7 @@ from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from sandbox.faults.fleet import Fleet
+from sandbox.faults.load import INITIATING_PARTY_ID
 from sandbox.faults.proxy import FaultProxy, Route
 from sandbox.servers.kafka import KafkaCluster
 from sandbox.servers.postgres import PostgresServer, enterable_temporary_directory
@@ -180,12 +181,12 @@ class FaultStage:
     def _make_environments(self) -> None:
         shared = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
         shared |= {
-            **_bytecode_cache(self.directory),
             **self.visa.environment(),
             # A crash below Python (a client library in C) then names its place in the worker's log; no values.
             "PYTHONFAULTHANDLER": "1",
             "PAYOUTS_TOPIC_PREFIX": self.topic_prefix,
             "PAYOUTS_PROFILE": "test",
+            "VISA_INITIATING_PARTY_ID": INITIATING_PARTY_ID,
             "PAYOUTS_KEYS_DIRECTORY": str(self.keys_directory),
             "PARTY_KEYS_FILE": str(self.keys_directory / "party_public.jwks.json"),
         }
@@ -217,11 +218,6 @@ def _with_address(url: str, route: Route) -> str:
     parts = urlsplit(url)
     credentials, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}{route.host}:{route.port}"))
-
-
-def _bytecode_cache(directory: Path) -> dict[str, str]:
-    """Let workers compile Python once a run instead of once a start."""
-    return {"PYTHONPYCACHEPREFIX": str(directory / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _run(environment: dict[str, str], words: tuple[str, ...]) -> None:

@@ -55,6 +55,8 @@ SELECT count(*) AS rows,
        count(*) FILTER (WHERE NOT held AND state NOT IN
            ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED')) AS open,
        count(*) FILTER (WHERE announced_version < announce_version) AS unannounced,
+       count(*) FILTER (WHERE payout_id = ANY ($1) AND state = 'PAID' AND NOT held
+           AND returned_at IS NULL AND due_at IS NOT NULL) AS returning,
        count(*) FILTER (WHERE NOT held AND compensation IN ('REQUIRED', 'RUNNING', 'UNKNOWN')) AS compensating
 FROM payouts
 """
@@ -89,6 +91,26 @@ API_FAULTS: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
         "query_lag": {"probability": 0.03, "seconds": 2},
         "query_not_found": {"probability": 0.02},
         "query_stale_in_progress": {"probability": 0.01, "seconds": 3},
+    },
+    "account_send": {
+        "effect_then_silence": {"probability": 0.04},
+        "effect_then_500": {"probability": 0.01},
+        "silence_before_effect": {"probability": 0.01},
+        "reset_before_effect": {"probability": 0.01},
+        "refuse": {"probability": 0.01},
+        "503": {"probability": 0.01},
+        "429": {"probability": 0.02, "retry_after": 1},
+        "slow": {"probability": 0.02, "seconds": 1.5},
+        "late_202": {"probability": 0.02, "seconds": 2},
+    },
+    "account_query": {
+        "500": {"probability": 0.03},
+        "503": {"probability": 0.02},
+        "429": {"probability": 0.02, "retry_after": 1},
+        "silence_before_effect": {"probability": 0.02},
+        "query_lag": {"probability": 0.02, "seconds": 2},
+        "query_not_found": {"probability": 0.02},
+        "account_status_first": {"probability": 0.02, "seconds": 3},
     },
     "status": {"500": {"probability": 0.05}, "503": {"probability": 0.05}, "slow": {"probability": 0.05, "seconds": 1}},
     "reverse": {
@@ -130,10 +152,12 @@ class _OpenWork:
     unannounced: int = 0
     compensating: int = 0
     unread: int = 0
+    returning: int = 0
+    """Paid accounts whose money comes back, which nobody has noticed yet (rule S8)."""
 
     @property
     def left(self) -> int:
-        return self.open + self.unannounced + self.compensating + self.unread
+        return self.open + self.unannounced + self.compensating + self.unread + self.returning
 
 
 @dataclass(slots=True)
@@ -359,11 +383,13 @@ class FaultRun:
             return False
         self._looked = now
         try:
-            row, aside = self._watch.fetch(OPEN_WORK)[0], self._watch.fetch(SET_ASIDE)[0]["records"]
+            row = self._watch.fetch(OPEN_WORK, self._load.returned_late)[0]
+            aside = self._watch.fetch(SET_ASIDE)[0]["records"]
         except LedgerAway:
             return False
         unread = self._load.acknowledged - row["rows"] - aside
-        self._work = _OpenWork(row["rows"], row["held"], row["open"], row["unannounced"], row["compensating"], unread)
+        columns = ("rows", "held", "open", "unannounced", "compensating", "returning")
+        self._work = _OpenWork(**{name: row[name] for name in columns}, unread=unread)
         if now - self._said >= SAY_SECONDS:
             self._said = now
             self._say_progress()

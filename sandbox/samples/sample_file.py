@@ -18,10 +18,19 @@ ADDRESSES: Mapping[str, Mapping[str, str]] = {
     "JP": {"line1": "1-1 Mihon", "city": "Tokyo", "postal_code": "1000001", "country": "JP"},
     "KW": {"line1": "1 Sample Street", "city": "Kuwait City", "postal_code": "13001", "country": "KW"},
     "MX": {"line1": "Calle Muestra 1", "city": "Mexico City", "postal_code": "06000", "country": "MX"},
+    "GB": {"line1": "1 Sample Road", "city": "London", "postal_code": "EC1A 1BB", "country": "GB"},
     "BR": {"line1": "Rua Amostra 1", "city": "Sao Paulo", "postal_code": "01000", "country": "BR"},
 }
-TARGET_CURRENCIES = {"US": "USD", "JP": "JPY", "KW": "KWD", "MX": "MXN", "BR": "BRL"}
+TARGET_CURRENCIES = {"US": "USD", "JP": "JPY", "KW": "KWD", "MX": "MXN", "BR": "BRL", "GB": "GBP"}
+QUOTED_RATES = {"GB": "0.79"}
+"""For a US dollar; where Visa is asked, its stand-in's own."""
 CARD_EXPIRY = "2031-12"
+
+
+def account_details(kind: str, number: str) -> dict[str, str]:
+    """A bank account or wallet in the United States, as an originator seals it."""
+    place = {"account_number": number, "country": "US", "currency": "USD"}
+    return place | ({"operator_name": "Sample Wallet"} if kind == "wallet" else {"bank_code": "021000000"})
 
 
 class _Strict(BaseModel):
@@ -35,6 +44,8 @@ class Expectation(_Strict):
     reason_code: str | None = None
     compensation: str | None = None
     held: bool = False
+    returned: bool = False
+    """It came back after it was paid, and that was said."""
     attempts_min: int = 0
     disposition: Literal["repeat", "refused", "dead_letter"] | None = None
 
@@ -66,6 +77,7 @@ class Sample(_Strict):
     captured: bool = True
     recipient_name: str | None = None
     fx_quote: bool = False
+    fx_rate: str | None = None
     expires_in_seconds: int | None = None
     metadata: dict[str, str] = {}
     visa: list[dict[str, Any]] = []
@@ -136,7 +148,7 @@ class RequestBuilder:
                 "source_currency": value["currency"],
                 "target_currency": TARGET_CURRENCIES[target],
             },
-            "fx_quote": self._quote() if sample.fx_quote else None,
+            "fx_quote": self._quote(sample, target) if sample.fx_quote else None,
             "personal_data": self._personal_data(sample, source, target),
             "business_application_id": None,
             "purpose": None,
@@ -176,10 +188,13 @@ class RequestBuilder:
 
     def _destination(self, sample: Sample) -> dict[str, Any]:
         kinds: dict[str, Any] = {"kind": "CARD", "card": None, "account": None, "wallet": None, "alias": None}
-        if sample.to == "account":
-            sealed = seal_for_processor(self._party_key, {"account_number": "DE00 0000 0000 0000 0000 00"})
-            return {**kinds, "kind": "ACCOUNT", "account": {"encrypted_account": sealed}}
         kind, _, value = (sample.to or "token:tok_approve").partition(":")
+        if kind == "alias":
+            sealed = seal_for_processor(self._party_key, {"alias": value})
+            return {**kinds, "kind": "ALIAS", "alias": {"alias_type": "EMAIL", "encrypted_alias": sealed}}
+        if kind in ("account", "wallet"):
+            sealed = seal_for_processor(self._party_key, account_details(kind, value))
+            return {**kinds, "kind": kind.upper(), kind: {f"encrypted_{kind}": sealed}}
         card = {"token_reference": value, "encrypted_card": None}
         if kind == "card":
             card = {"token_reference": None, "encrypted_card": self._card(value)}
@@ -196,8 +211,9 @@ class RequestBuilder:
         }
         return seal_for_processor(self._party_key, parties)
 
-    def _quote(self) -> dict[str, Any]:
-        return {"quote_id": f"quote-{self._run}", "rate": "18.25", "expires_at": self._now + timedelta(minutes=10)}
+    def _quote(self, sample: Sample, target: str) -> dict[str, Any]:
+        rate = sample.fx_rate or QUOTED_RATES.get(target, "18.25")
+        return {"quote_id": f"quote-{self._run}", "rate": rate, "expires_at": self._now + timedelta(minutes=10)}
 
 
 def raw_record(kind: str, pinned_id: int) -> tuple[bytes, bytes]:

@@ -188,10 +188,10 @@ def raise_on_ending_signals() -> Callable[[], None]:
     previous: dict[signal.Signals, object] = {}
     for number in ENDING_SIGNALS:
         # An ignored SIGHUP is what nohup asks for, and stays.
-        replaced = (signal.SIG_DFL, signal.SIG_IGN) if number == signal.SIGINT else (signal.SIG_DFL,)
+        nobodys_sigint = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+        replaced = nobodys_sigint if number == signal.SIGINT else (signal.SIG_DFL,)
         if signal.getsignal(number) in replaced:
-            handler = signal.default_int_handler if number == signal.SIGINT else _raise_exit
-            previous[number] = signal.signal(number, handler)
+            previous[number] = signal.signal(number, _raise_interrupt if number == signal.SIGINT else _raise_exit)
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -212,6 +212,15 @@ def ending_signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _raise_interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+    """Not Python's own handler: asyncio.run replaces that one, and makes of a Ctrl-C a cancellation.
+
+    `asyncio.wait_for` of Python 3.11 loses a cancellation that comes as its work ends (bpo-37658), and with it the
+    Ctrl-C: the demo went on to its end.
+    """
+    raise KeyboardInterrupt
 
 
 def _raise_exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.simulation",
         description="The product's own agents in simulated worlds; every promise is checked in each.",
-        epilog="Examples: --seeds 10000 (twenty minutes on two cores) · --seed 4711 (one world, with its history) · "
+        epilog="Examples: --seeds 10000 (some 20 minutes on two cores) · --seed 4711 (one world, with its history) · "
         "--crash-pairs (two kills, at every pair of boundaries of every kind of life)",
     )
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many worlds ({SEEDS})")

@@ -66,13 +66,17 @@ class SimulatedBroker:
     away_until: float = 0.0
     partitions_of: int = PARTITIONS
 
+    def __post_init__(self) -> None:
+        self.started_at = self.world.start.timestamp()
+        self._nobody = context_of(None)
+
     def append(
         self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, other_partitioner: bool = False
     ) -> Stored:
         """Store a record, and let whoever reads the partition know."""
         number = zlib.crc32((b"other" if other_partitioner else b"") + (key or b"")) % self.partitions_of
         records = self.topics[topic, number]
-        at = self.world.start.timestamp() + self.world.now_seconds
+        at = self.started_at + self.world.now_seconds
         stored = Stored(topic, number, len(records), at, key, value, tuple(headers))
         records.append(stored)
         owner = self.owners.get((topic, number))
@@ -101,7 +105,10 @@ class SimulatedBroker:
         if self.rng.random() < self.world.unconfirmed_chance:
             return confirmation  # stored, and the leader died before it said so
         delay = self.rng.uniform(0.0005, 0.02)
-        loop.call_later(delay, _confirm, confirmation, context=context_of(None))
+        if worker.may_skip(delay):
+            confirmation.set_result(None)
+        else:
+            loop.call_later(delay, _confirm, confirmation, context=self._nobody)
         return worker.confirmed(topic, confirmation)
 
     # The group.

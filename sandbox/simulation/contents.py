@@ -7,6 +7,7 @@ whose own tests are elsewhere; keys and sealed boxes are real.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,18 +16,19 @@ from typing import Any
 from processors.content import ContentDigest
 from processors.money import Money
 from processors.payout.events import Event, Rejected, Screened, ScreeningVerdict, Validated
-from processors.payout.row import FundingKind, PayoutRow
+from processors.payout.row import DestinationKind, FundingKind, PayoutRow
 from processors.payout.step import Stage
-from processors.personal_data import Address, Card, Party, PersonalData
-from processors.secrets import CardNumber
+from processors.personal_data import Address, BankAccount, Card, Party, PersonalData
+from processors.secrets import CardNumber, Secret
 from processors.validation.opened import OpenedRequest
+from processors.validation.policy import ComplianceScope, CorridorRules
 from processors.validation.request import (
+    AccountDestination,
     AftFunding,
     AftStatus,
     CardDestination,
     Corridor,
     Destination,
-    DestinationKind,
     Funding,
     InternalFunding,
     PayoutRequest,
@@ -38,7 +40,10 @@ from sandbox.simulation.plan import PayoutPlan, Verdict
 from schemas.codec import Undecodable
 from streams.stages import OpenRequest
 
+ASKING_NOTHING = CorridorRules(False, ComplianceScope.ALL, frozenset(DestinationKind), sys.maxsize)
+
 RECIPIENT_CARD = "4957030420210462"
+ACCOUNT_NUMBER = "000123456789012345"
 SENDER_CARD = "4895142232120006"
 """Two of Visa's published test numbers."""
 POLICY_VERSION = "simulation"
@@ -131,6 +136,10 @@ class SimulatedStages:
         """The request, as it was when the row was made."""
         return self._opened[row.payout_id]
 
+    def rules_for(self, _: PayoutRow) -> CorridorRules:
+        """No corridor here asks Visa anything before the first intent."""
+        return ASKING_NOTHING
+
     async def run(self, stage: Stage, row: PayoutRow, _already_open: OpenRequest | None = None) -> Event:
         """Validation or screening of one row."""
         verdict = self._plans[row.payout_id].verdict
@@ -150,7 +159,9 @@ _RECIPIENT = Card(number=CardNumber(RECIPIENT_CARD), expiry="2031-12")
 _SENDER = Card(number=CardNumber(SENDER_CARD), expiry="2031-12")
 _OPENED = OpenedRequest(personal=_PERSONAL, destination_card=_RECIPIENT, funding_card=None, destination_details=None)
 _OPENED_WITH_PULL = replace(_OPENED, funding_card=_SENDER)
+_ACCOUNT = BankAccount(account_number=Secret(ACCOUNT_NUMBER), bank_code="021000021", country="US", currency="USD")
 _DESTINATION = Destination(kind=DestinationKind.CARD, card=CardDestination(encrypted_card="jwe"))
+_ACCOUNT_DESTINATION = Destination(kind=DestinationKind.ACCOUNT, account=AccountDestination(encrypted_account="jwe"))
 
 
 def request_of(plan: PayoutPlan, at: datetime) -> OpenRequest:
@@ -160,7 +171,7 @@ def request_of(plan: PayoutPlan, at: datetime) -> OpenRequest:
         payout_id=plan.payout_id,
         originator_id=plan.originator,
         funding=_funding(plan, at),
-        destination=_DESTINATION,
+        destination=_ACCOUNT_DESTINATION if plan.to_account else _DESTINATION,
         amount=Money(plan.amount_minor, plan.currency),
         corridor=Corridor(
             source_country=country, target_country=country, source_currency=plan.currency, target_currency=plan.currency
@@ -174,7 +185,8 @@ def request_of(plan: PayoutPlan, at: datetime) -> OpenRequest:
         correlation_id=f"corr-{plan.payout_id}",
         metadata={},
     )
-    return request, _OPENED_WITH_PULL if plan.funding is FundingKind.AFT else _OPENED
+    opened = _OPENED_WITH_PULL if plan.funding is FundingKind.AFT else _OPENED
+    return request, replace(opened, destination_account=_ACCOUNT) if plan.to_account else opened
 
 
 def content_of(request: PayoutRequest) -> bytes:

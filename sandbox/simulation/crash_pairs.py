@@ -20,7 +20,7 @@ from sandbox.simulation.plan import CardPlan, PayoutPlan, Verdict, WorldPlan
 from sandbox.simulation.visa import Fault
 from sandbox.simulation.world import CrashPoints, World
 
-LIVES: Final = ("first_try", "retry", "unknown", "review", "compensation", "originator")
+LIVES: Final = ("first_try", "retry", "unknown", "review", "compensation", "originator", "account")
 SETTLED_SECONDS: Final = 3.0
 CHUNK: Final = 32
 EXPECTED: Final = {
@@ -30,6 +30,7 @@ EXPECTED: Final = {
     "review": ("PAID", "NONE"),
     "compensation": ("DECLINED", "COMPENSATED"),
     "originator": ("DECLINED", "COMPENSATED"),
+    "account": ("PAID", "NONE"),
 }
 """How each life ends; where a kill takes an answer that only a person can make up for, these as well."""
 FIRST_FAULTS: Final = {"retry": (Fault.RATE, Fault.REFUSE), "unknown": (Fault.EFFECT_THEN_SILENCE,)}
@@ -37,6 +38,8 @@ FIRST_FAULTS: Final = {"retry": (Fault.RATE, Fault.REFUSE), "unknown": (Fault.EF
 ALSO: Final = {
     # The reversal's answer was lost and Visa's row of it is what decides, or a person (C4).
     "compensation": {("DECLINED", "MANUAL")},
+    # The intent was written and no byte left: Visa knows nothing, it is never sent again, and people end it (S3).
+    "account": {("FAILED", "COMPENSATED")},
 }
 
 
@@ -75,6 +78,7 @@ def life_plan(life: str) -> WorldPlan:
         originator_completes=True,
         expires_in_seconds=None,
         copies=(),
+        to_account=life == "account",
     )
     return WorldPlan(
         seed=0,

@@ -26,6 +26,8 @@ def prepare() -> None:
     """Once a process. What workers log in a world full of accidents is no news, and costs time."""
     logging.disable(logging.CRITICAL)
     shared()
+    gc.collect()
+    gc.freeze()  # the modules are there to stay: a collection need not walk through them
 
 
 def worlds(work: Sequence[Work], processes: int) -> Iterator[Ended]:
@@ -37,7 +39,9 @@ def run_world(work: Work) -> Ended:
     """One world from its seed."""
     seed, payouts, always = work
     gc.disable()
-    ended = World(draw(seed, payouts, always=always)).run()
+    world = World(draw(seed, payouts, always=always))
+    ended = world.run()
+    world.take_apart()
     if seed % COLLECT_EVERY == 0:
         gc.collect()
     return ended

@@ -162,12 +162,13 @@ class People:
     def resolve_held(self) -> None:
         """At the end two people look at Visa's own account and end what only people can end (S6)."""
         for row in self._world.rows():
-            if row.held and row.state is PayoutState.UNKNOWN and row.hold_reason != "OPERATOR":
+            undecided = row.state in (PayoutState.UNKNOWN, PayoutState.PENDING)
+            if row.held and undecided and row.hold_reason != "OPERATOR":
                 self._resolve(row)
 
     def _resolve(self, row: PayoutRow) -> None:
         world = self._world
-        paid = any(effect.approved for effect in world.visa.pushes_of(row.payout_id))
+        paid = any(effect.approved and not effect.returned for effect in world.visa.pushes_of(row.payout_id))
         if not self.apply(row.payout_id, ResolutionProposed(paid, "Visa's account", "anna")):
             return
         proposed = world.row(row.payout_id)

@@ -113,6 +113,10 @@ class PayoutPlan:
     copies: tuple[Copy, ...]
     card_number_as_identifier: bool = False
     """The originator put a card number where the pull's identifier belongs: no call can be built, none may say why."""
+    to_account: bool = False
+    """To a bank account, by the rail that has no duplicate key (S3)."""
+    comes_back: bool = False
+    """An account payout that is delivered, and returned (S8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class WorldPlan:
     skews: tuple[float, ...] = field(default=())
 
 
+ACCOUNTS_COME_BACK: Final = 0.1
+"""Of account payouts that are delivered: far more than in life."""
 RATES: Final = {
     Accident.KILLS: (1, 6),
     Accident.FREEZES: (1, 4),
@@ -172,6 +178,7 @@ def draw(seed: int, payouts: int, *, always: frozenset[Accident] = frozenset()) 
     arrivals = rng.uniform(10.0, 60.0)
     plans = tuple(_payout(seed, number, rng, arrivals) for number in range(payouts))
     plans = tuple(_with_shared_receipt(plan, plans, rng) for plan in plans)
+    plans = _with_accounts(seed, plans)
     timed = sorted((_timed(kind, rng, arrivals) for kind in Accident for _ in range(_times(kind, kinds, rng))), key=_at)
     ends_at = max([arrivals + 5.0, *(accident.at_seconds + accident.seconds for accident in timed)])
     skews = tuple(rng.uniform(-1.0, 1.0) for _ in range(16)) if Accident.CLOCK_SKEW in kinds else (0.0,) * 16
@@ -233,11 +240,25 @@ def _payout(seed: int, number: int, rng: random.Random, arrivals: float) -> Payo
 
 
 def _copies(rng: random.Random) -> tuple[Copy, ...]:
-    if rng.random() > 0.12:
+    if rng.random() > 0.06:
         return ()
     return tuple(
         Copy(rng.choice((0.0, 0.01, 1.0, 20.0)), rng.random() < 0.4, rng.random() < 0.5)
         for _ in range(rng.randint(1, 3))
+    )
+
+
+def _with_accounts(seed: int, plans: tuple[PayoutPlan, ...]) -> tuple[PayoutPlan, ...]:
+    """Every other world pays some of its payouts to accounts. Drawn apart, so that the others stay as they were.
+
+    Not many: they are asked about for long, and a world should end.
+    """
+    rng = random.Random(f"accounts-{seed}")
+    if rng.random() >= 0.5:
+        return plans
+    share = rng.choice((0.05, 0.2, 0.1))
+    return tuple(
+        replace(plan, to_account=rng.random() < share, comes_back=rng.random() < ACCOUNTS_COME_BACK) for plan in plans
     )
 
 

@@ -33,37 +33,78 @@ class NothingToDo(Exception):
     """Everybody waits for something that nobody will do: the world has come to a stop before its end."""
 
 
+class _Call(asyncio.TimerHandle):
+    """A handle that is made in one step: there are a hundred of them a payout."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[object, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._cancelled = False
+        self._scheduled = False
+        self._context = contextvars.copy_context() if context is None else context
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Runs what is ready, else jumps to the next timer. Has no selector: nothing in here may touch a socket."""
 
     _ready: deque[asyncio.Handle]
     _clock_resolution: float
+    _stopping: bool
 
     def __init__(self) -> None:
         super().__init__()
-        self._now = 0.0
+        self.now = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = 0
-        self.set_exception_handler(lambda _loop, _context: None)  # what a killed process leaves behind is no news
+        self.set_exception_handler(lambda _loop, _context: None)
 
     def time(self) -> float:
         """Virtual seconds since the world began."""
-        return self._now
+        return self.now
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """As any loop's; the timer is ours."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Call(when, callback, args, self, context)
         self._order += 1
         heapq.heappush(self._timers, (when, self._order, timer))
         return timer
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As any loop's."""
+        handle = _Call(self.now, callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """As any loop's."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def skip(self, seconds: float) -> bool:
+        """Let time pass for whoever runs, without leaving him, if nothing else would happen in it; else do nothing."""
+        when, timers = self.now + seconds, self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if self._ready or (timers and timers[0][0] <= when):
+            return False
+        self.now = when
+        return True
 
     def freeze(self, process: Process) -> None:
         """SIGSTOP."""
@@ -99,27 +140,33 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Cancelled timers are dropped when their time comes."""
 
     def _run_once(self) -> None:
+        """Not once: as long as nobody asks the loop to stop."""
         ready = self._ready
-        if not ready:
-            self._advance()
-        for _ in range(len(ready)):
+        while not self._stopping:
+            if not ready:
+                self._advance()
             handle = ready.popleft()
-            if handle.cancelled():
+            if handle._cancelled:
                 continue
-            process = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+            context = handle._context  # type: ignore[attr-defined]
+            process = context.get(CURRENT)
             if process is not None and (process.frozen or process.dead):
                 process.parked.append(handle)
                 continue
-            handle._run()
+            try:  # as handle._run(), for less
+                context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+            except Exception as error:  # noqa: BLE001 - what a killed process leaves behind is no news
+                del error
 
     def _advance(self) -> None:
         """Go to the next moment at which something happens."""
         timers = self._timers
         while timers:
             when, _, timer = heapq.heappop(timers)
-            if timer.cancelled():
+            if timer._cancelled:
                 continue
-            self._now = max(self._now, when)
+            if when > self.now:
+                self.now = when
             self._ready.append(timer)
             return
         raise NothingToDo("no timer is left")

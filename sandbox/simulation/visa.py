@@ -11,6 +11,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from processors.visa.exchange import Answered, Exchange, Failed, FailureCause
 from processors.visa.identity import Operation
 from processors.visa.requests import VisaRequest
+from sandbox.simulation.accounts import AccountRail, found, money_of, shown
 from sandbox.simulation.plan import Accident, CardPlan
 from sandbox.simulation.virtual_loop import context_of
 
@@ -39,6 +41,8 @@ DEFINITE_STATUSES: Final = frozenset({400, 401, 403, 404, 405, 415, 429})
 DECLINES: Final = ("05", "14", "51", "61")
 UNLISTED: Final = "91"
 FAULT_CHANCE: Final = 0.22
+PAYMENTS: Final = frozenset({Operation.PUSH_FUNDS, Operation.SEND_PAYOUT})
+MOVES_MONEY: Final = PAYMENTS | {Operation.REVERSE_FUNDS, Operation.ADJUSTMENT}
 CURRENCY_MEMBERS: Final = ("transactionCurrencyCode", "senderCurrencyCode")
 
 
@@ -84,6 +88,8 @@ class Effect:
     code: str
     pull: int | None = None
     """For a hand-back: which card pull it gives back."""
+    returned: bool = False
+    """An account payout that was delivered and came back (S8)."""
 
     @property
     def approved(self) -> bool:
@@ -111,7 +117,6 @@ class SimulatedVisa:
 
     world: World
     rng: random.Random
-    effects: list[Effect] = field(default_factory=list)
     sent: dict[str, list[Sent]] = field(default_factory=lambda: defaultdict(list))
     pending: dict[str, tuple[Effect, float]] = field(default_factory=dict)
     away_until: float = 0.0
@@ -120,10 +125,24 @@ class SimulatedVisa:
     first_faults: list[Fault] = field(default_factory=list)
     """For the first calls that move money, before chance has its say."""
     by_numbers: dict[tuple[int, str], list[Effect]] = field(default_factory=lambda: defaultdict(list))
+    by_payout: dict[str, list[Effect]] = field(default_factory=lambda: defaultdict(list))
+    by_pull: dict[int, list[Effect]] = field(default_factory=lambda: defaultdict(list))
+    _nobody: Context = field(default_factory=lambda: context_of(None))
+
+    def __post_init__(self) -> None:
+        self.accounts = AccountRail(self)
 
     def pushes_of(self, payout_id: str) -> list[Effect]:
-        """What this account has of a payout's OCT."""
-        return [e for e in self.effects if e.payout_id == payout_id and e.operation is Operation.PUSH_FUNDS]
+        """What this account has of a payout's OCT, or of its account payout."""
+        return [e for e in self.by_payout[payout_id] if e.operation in PAYMENTS]
+
+    def delivered(self, payout_id: str, detail: Mapping[str, Any]) -> Effect:
+        """An account payout has reached its recipient."""
+        amount_minor, currency = money_of(detail, MINOR_DIGITS)
+        numbers = (0, str(detail["clientReferenceId"]))
+        effect = Effect(Operation.SEND_PAYOUT, payout_id, numbers, amount_minor, currency, self.world.now_seconds, "00")
+        self._book(effect)
+        return effect
 
     async def send(self, worker: SimulatedWorker, request: VisaRequest, deadline: Deadline) -> Exchange:
         """What `VisaDirectClient.send` promises: an exchange, whatever happens."""
@@ -156,12 +175,12 @@ class SimulatedVisa:
             return reply
         at, answer_after = self._times(fault)
         call = _Call(request.operation, payout_id, numbers, body, fault, self.sent[payout_id][-1])
-        world.loop.call_at(now + at, self._arrive, call, reply, answer_after, context=context_of(None))
+        world.loop.call_at(now + at, self._arrive, call, reply, answer_after, context=self._nobody)
         self._answer(reply, HTTP_TOTAL_SECONDS, Failed(True, FailureCause.READ_TIMEOUT, HTTP_TOTAL_SECONDS))
         return reply
 
     def _answer(self, reply: asyncio.Future[Exchange], after_seconds: float, exchange: Exchange) -> None:
-        self.world.loop.call_later(after_seconds, _set, reply, exchange, context=context_of(None))
+        self.world.loop.call_later(after_seconds, _set, reply, exchange, context=self._nobody)
 
     def _times(self, fault: Fault) -> tuple[float, float]:
         """When the request arrives, and how much later its answer does."""
@@ -173,7 +192,7 @@ class SimulatedVisa:
         world, rng = self.world, self.rng
         if world.now_seconds < self.away_until:
             return rng.choice((Fault.SILENCE_BEFORE, Fault.AWAY))
-        moves = operation in (Operation.PUSH_FUNDS, Operation.REVERSE_FUNDS, Operation.ADJUSTMENT)
+        moves = operation in MOVES_MONEY
         if moves and self.first_faults:
             return self.first_faults.pop(0)
         if world.is_calm:
@@ -193,9 +212,13 @@ class SimulatedVisa:
             body: dict[str, Any] = json.loads(request.body, parse_float=Decimal)
             if request.operation is Operation.PUSH_FUNDS:
                 self.world.watch.reference(payout_id, str(body["senderReference"]))
+            if request.operation is Operation.SEND_PAYOUT:
+                reference = str(body["transactionDetail"]["clientReferenceId"])
+                self.world.watch.reference(payout_id, reference)
+                return body, (0, reference), payout_id
             return body, (int(body["systemsTraceAuditNumber"]), str(body["retrievalReferenceNumber"])), payout_id
         asked = dict(request.query)
-        numbers = (int(asked["stan"]), str(asked["rrn"])) if "stan" in asked else (0, "")
+        numbers = (int(asked["stan"]), str(asked["rrn"])) if "stan" in asked else (0, asked.get("id", ""))
         return {}, numbers, payout_id
 
     def _arrive(self, call: _Call, reply: asyncio.Future[Exchange], answer_after: float) -> None:
@@ -214,8 +237,25 @@ class SimulatedVisa:
                 return self._query(call)
             case Operation.PUSH_FUNDS_STATUS:
                 return self._status(call)
+            case Operation.SEND_PAYOUT:
+                return self._send_payout(call)
+            case Operation.PAYOUT_QUERY:
+                return found(self.accounts.query(call.numbers[1], stale=call.fault is Fault.STALE), answer)
             case _:
                 return self._move(call)
+
+    def _send_payout(self, call: _Call) -> Exchange | None:
+        fault = call.fault
+        taken = self.accounts.send(call.payout_id, call.body, at_once=self.rng.random() < 0.3)
+        if taken is None:
+            return answer(400, {}, {"reason": "InvalidPayoutRequest", "details": [{"code": "4003"}]})
+        if fault in (Fault.EFFECT_THEN_SILENCE, Fault.LATE_EFFECT):
+            return None
+        if fault is Fault.EFFECT_THEN_500:
+            return answer(500, {}, None)
+        if fault is Fault.MALFORMED:
+            return answer(200, {}, {"payoutId": "A-1"})
+        return answer(202, {}, {"payoutId": "A-1"}) if fault is Fault.PENDING else answer(200, {}, shown(taken))
 
     def _move(self, call: _Call) -> Exchange | None:
         fault = call.fault
@@ -240,15 +280,17 @@ class SimulatedVisa:
         return approved(effect.code)
 
     def _book(self, effect: Effect) -> None:
-        self.effects.append(effect)
         self.by_numbers[effect.numbers].append(effect)
+        self.by_payout[effect.payout_id].append(effect)
+        if effect.pull is not None:
+            self.by_pull[effect.pull].append(effect)
         self.world.watch.effect(effect)
 
     def _pend(self, call: _Call, effect: Effect) -> Exchange:
         """202: it takes effect a while later, or not at all yet."""
         after = self.rng.uniform(0.2, 6.0)
         self.pending[call.payout_id] = effect, self.world.now_seconds + after
-        self.world.loop.call_later(after, self._book, effect, context=context_of(None))
+        self.world.loop.call_later(after, self._book, effect, context=self._nobody)
         identifier = f"status-{call.payout_id}"
         location = f"</visadirect/fundstransfer/v1/pushfundstransactions/{identifier}>"
         return answer(202, {"location": location}, {"statusIdentifier": identifier})

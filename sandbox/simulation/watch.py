@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ledger.interface import NotBegun
+from ledger.interface import InboundPosition, NotBegun
 from processors.money import Money
 from processors.visa.identity import Operation
-from sandbox.simulation.contents import RECIPIENT_CARD, SENDER_CARD
+from sandbox.simulation.contents import ACCOUNT_NUMBER, RECIPIENT_CARD, SENDER_CARD
 
 if TYPE_CHECKING:
     from processors.payout.row import PayoutRow
@@ -31,8 +31,9 @@ RESEND_LIMIT_SECONDS: Final = 23 * 3600.0
 CLOCK_SLACK_SECONDS: Final = 2.0
 """Workers' clocks may be a second off, each way."""
 UNPAID_ENDS: Final = frozenset({"REJECTED", "DENIED", "DECLINED", "EXPIRED", "FAILED", "CANCELLED"})
-CARD_NUMBERS: Final = (RECIPIENT_CARD, SENDER_CARD)
+PRIVATE_NUMBERS: Final = (RECIPIENT_CARD, SENDER_CARD, ACCOUNT_NUMBER)
 STATES: Final = ("PAID", *sorted(UNPAID_ENDS))
+PAYMENTS: Final = frozenset({Operation.PUSH_FUNDS, Operation.SEND_PAYOUT})
 HAND_BACKS: Final = frozenset({Operation.REVERSE_FUNDS, Operation.ADJUSTMENT})
 TERMS: Final = ("lost", "double", "stuck", "phantom", "orphan", "comp_double", "leak", "rule")
 
@@ -53,6 +54,8 @@ class Watch:
     world: World
     violations: list[Violation] = field(default_factory=list)
     requests: list[tuple[str | None, bytes, tuple[str, int, int]]] = field(default_factory=list)
+    sent_as: dict[tuple[str, int, int], str | None] = field(default_factory=dict)
+    """Whose each record of the request topic says it is."""
     halted: bool = False
     callers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     originator_handed_back: set[str] = field(default_factory=set)
@@ -65,6 +68,7 @@ class Watch:
         """The broker has a record of the request topic."""
         place = (stored.topic, stored.partition, stored.offset)
         self.requests.append((payout_id, content, place))
+        self.sent_as[place] = payout_id
         if amount is not None:
             self.asked[place] = amount
 
@@ -86,9 +90,14 @@ class Watch:
             self.callers[answer.payout_id].add(owner)
 
     def committed(self, slot: Slot, before: int, offset: int) -> None:
-        """Offsets of one generation never go back, and never past what is there (K1)."""
+        """Offsets of one generation never go back, and never past what is there, or is not in the ledger yet (K1)."""
         if offset < before or offset > len(self.world.broker.topics[slot]):
             self._broken("rule", None, f"K1: {slot} committed from {before} to {offset}")
+        topic, partition = slot
+        for passed in range(before, offset) if topic == "payout_requests" else ():
+            payout_id = self.sent_as.get((topic, partition, passed))
+            if not self.world.ledger._is_accounted(InboundPosition(topic, partition, passed, payout_id)):
+                self._broken("rule", payout_id, f"K1: committed past {slot}-{passed}, of which the ledger has nothing")
 
     def reference(self, payout_id: str, reference: str) -> None:
         """An OCT carries the reference of the payout that it is for."""
@@ -104,24 +113,24 @@ class Watch:
             self._broken("rule", payout_id, f"L3: {worker.name} sent {operation} under {row.lease_owner}'s lease")
         if self.halted:
             self._broken("rule", payout_id, f"L9: {worker.name} sent {operation} after halted had returned")
-        if operation is Operation.PUSH_FUNDS and row is not None and row.state in STATES:
+        if operation in PAYMENTS and row is not None and row.state in STATES:
             self._broken("rule", payout_id, f"a push left for a row that is {row.state}")
 
     def effect(self, effect: Effect) -> None:
         """Money moved, or an OCT was declined: what may never happen is seen at once."""
         if not effect.approved:
             return
-        mine = [other for other in self.world.visa.effects if other.payout_id == effect.payout_id and other.approved]
-        if effect.operation is Operation.PUSH_FUNDS:
-            pushes = [other for other in mine if other.operation is Operation.PUSH_FUNDS]
+        visa = self.world.visa
+        if effect.operation in PAYMENTS:
+            pushes = [other for other in visa.pushes_of(effect.payout_id) if other.approved]
             if len(pushes) > 1:
-                self._broken("double", effect.payout_id, f"{len(pushes)} approved OCTs")
+                self._broken("double", effect.payout_id, f"{len(pushes)} approved payments")
             row = self.world.row(effect.payout_id)
             place = (row.source_topic, row.source_partition, row.source_offset) if row is not None else ("", 0, 0)
             if self.asked.get(place) != Money(effect.amount_minor, effect.currency):
                 self._broken("double", effect.payout_id, "an OCT of another amount")
         else:
-            pulls = [other for other in self.world.visa.effects if other.approved and other.pull == effect.pull]
+            pulls = [other for other in visa.by_pull[effect.pull] if other.approved] if effect.pull is not None else []
             if len(pulls) > 1:
                 self._broken("comp_double", effect.payout_id, f"a pull was given back {len(pulls)} times")
 
@@ -203,23 +212,32 @@ class Watch:
             self._broken("lost", row.payout_id, f"{row.state}, and no result of it was told")
         elif told[row.state_version]["status"] != row.state:
             self._broken("rule", row.payout_id, "the result says something else than the row")
-        if len(told) > 1:
-            self._broken("rule", row.payout_id, f"P1: {len(told)} different results were told")
+        ends = [version for version, result in told.items() if result["status"] != "RETURNED"]
+        if len(ends) > 1:
+            self._broken("rule", row.payout_id, f"P1: {len(ends)} different results were told")
+        returns = [version for version in told if version not in ends]
+        if returns != ([row.returned_version] if row.returned_at is not None else []):
+            self._broken("rule", row.payout_id, f"S8: returns told under {returns}, recorded {row.returned_version}")
 
     def _money(self, row: PayoutRow) -> None:
         """P2, P3: paid is what Visa's account says."""
         approved = [effect for effect in self.world.visa.pushes_of(row.payout_id) if effect.approved]
         if row.state == "PAID" and not approved:
             self._broken("phantom", row.payout_id, "PAID, and Visa knows of no approval")
-        if row.state in UNPAID_ENDS and approved:
+        if row.state in UNPAID_ENDS and not all(effect.returned for effect in approved):
             self._broken("orphan", row.payout_id, f"{row.state}, and Visa has approved it")
+        returned = any(effect.returned for effect in approved)
+        if row.returned_at is not None and not returned:
+            self._broken("phantom", row.payout_id, "recorded as returned, and it was not")
+        if row.state == "PAID" and returned and row.returned_at is None and row.reason_code != "RESOLVED_PAID":
+            self._broken("lost", row.payout_id, "S8: it came back, and nobody knows")
 
     def _compensation(self, row: PayoutRow, told: dict[str, dict[int, Any]]) -> None:
         """P4, C1, C2: handed back once, by one, only what was captured and not paid."""
         visa = self.world.visa
-        given = [e for e in visa.effects if e.payout_id == row.payout_id and e.operation in HAND_BACKS and e.approved]
+        given = [e for e in visa.by_payout[row.payout_id] if e.operation in HAND_BACKS and e.approved]
         both = bool(given) + (row.payout_id in self.originator_handed_back)
-        paid = any(effect.approved for effect in visa.pushes_of(row.payout_id))
+        paid = any(effect.approved and not effect.returned for effect in visa.pushes_of(row.payout_id))
         if both > 1 or len(given) > 1:
             self._broken("comp_double", row.payout_id, "handed back more than once")
         if both and paid:
@@ -243,10 +261,13 @@ class Watch:
 
     def _sends(self, payout_id: str, sent: list[Sent]) -> None:
         """S1, S3: one identity and one plaintext, asked before it is sent again, and never after 23 hours."""
-        for operation in (Operation.PUSH_FUNDS, Operation.ADJUSTMENT, Operation.REVERSE_FUNDS):
+        for operation in (*sorted(PAYMENTS), Operation.ADJUSTMENT, Operation.REVERSE_FUNDS):
             mine = [request for request in sent if request.operation is operation]
             if len({(request.numbers, request.body) for request in mine}) > 1:
                 self._broken("rule", payout_id, f"S1, S3: {operation} left with different numbers or plaintexts")
+        sends = [request for request in sent if request.operation is Operation.SEND_PAYOUT]
+        if not all(earlier.definite for earlier in sends[:-1]):
+            self._broken("rule", payout_id, "S3: an account payout that may have arrived was sent again")
         pushes = [request for request in sent if request.operation is Operation.PUSH_FUNDS]
         if pushes and pushes[-1].at_seconds - pushes[0].at_seconds > RESEND_LIMIT_SECONDS + CLOCK_SLACK_SECONDS:
             self._broken("rule", payout_id, "P3, S3: sent again after 23 hours")
@@ -264,11 +285,11 @@ class Watch:
             self._broken("rule", row.payout_id, f"K4: {row.lease_owner} has a lease that no call was begun with")
 
     def _texts(self, row: PayoutRow) -> None:
-        """P6: no text that is kept or told says a card number."""
+        """P6: no text that is kept or told says the number of a card or an account."""
         details = [str(entry.detail) for entry in self.world.run_now(self.world.ledger.history(row.payout_id))]
         said = f"{row.reason} {row.reason_code} {row.hold_reason} {row.compensation_reason_code} {details}"
-        if any(number in said for number in CARD_NUMBERS):
-            self._broken("leak", row.payout_id, "a card number in the row or its history")
+        if any(number in said for number in PRIVATE_NUMBERS):
+            self._broken("leak", row.payout_id, "a card or account number in the row or its history")
 
     def _all(self, topic: str) -> list[Stored]:
         return self.world.events_of(topic)

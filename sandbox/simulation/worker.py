@@ -33,6 +33,7 @@ from streams.stages import StageRunner
 from streams.sweeper import SWEEP_EVERY_SECONDS, Sweeper
 from streams.visa_calls import VisaCalls
 from streams.visa_pause import VisaPauses
+from streams.visa_rate import VisaRate
 
 if TYPE_CHECKING:
     from ledger.interface import NotBegun
@@ -44,6 +45,12 @@ HEARTBEAT_SECONDS: Final = 1.0
 UNCONFIRMED_SECONDS: Final = 5.0
 RESTART_SECONDS: Final = (0.5, 4.0)
 DRAIN_SECONDS: Final = 6.0
+STATEMENT_SECONDS_MIN: Final = 0.0005
+STATEMENT_SECONDS_SPREAD: Final = 0.0095
+LATE_ANSWER_CHANCE: Final = 0.125
+"""That an answer of the database is on its way for as long again."""
+SWEEP_SECONDS: Final = 2 * SWEEP_EVERY_SECONDS
+"""Half as often as the product: most sweeps find nothing, and all of them are a tenth of a world's time."""
 QUIET_SECONDS: Final = 5.0
 """With nothing appended for so long the sweeper may sleep until something is due: days pass in a world's outage."""
 SWEEP_AT_LEAST_SECONDS: Final = 300.0
@@ -94,38 +101,37 @@ class LedgerLink:
         method: Callable[..., Awaitable[Any]] = getattr(self._world.ledger, name)
         is_write = name in WRITES
 
-        async def call(*arguments: Any) -> object:
-            return await self._call(name, method, is_write, arguments)
+        worker, world = self._worker, self._world
+        counts = worker.counts_boundaries and is_write
+        rng = world.database_rng
+
+        async def call(*arguments: Any) -> object:  # one coroutine: there are twenty calls a payout
+            if counts:
+                await worker.boundary(f"ledger.{name}{_which(name, arguments)}:before")
+            seconds = STATEMENT_SECONDS_MIN + STATEMENT_SECONDS_SPREAD * rng.random()
+            if not worker.may_skip(seconds):
+                await worker.pass_time(seconds)
+            if world.loop.now < world.database_away_until:
+                await worker.pass_time(0.2)
+                raise LedgerUnavailable("the database is away")
+            lost = is_write and rng.random() < world.lost_answer_chance
+            if lost and rng.random() < 0.5:
+                await worker.pass_time(0.5)
+                raise CommitUnknown("not applied, and nobody knows")
+            answer: object = await method(*arguments)
+            if name == "begin":
+                world.watch.begun(cast("PayoutRow | NotBegun", answer), arguments[1])
+            if lost:
+                await worker.pass_time(0.5)
+                raise CommitUnknown("applied, and nobody knows")
+            if counts:
+                await worker.boundary(f"ledger.{name}{_which(name, arguments)}:after")
+            elif rng.random() < LATE_ANSWER_CHANCE:
+                await worker.pass_time(STATEMENT_SECONDS_MIN + STATEMENT_SECONDS_SPREAD * rng.random())
+            return answer
 
         setattr(self, name, call)
         return call
-
-    async def _call(
-        self, name: str, method: Callable[..., Awaitable[Any]], is_write: bool, arguments: tuple[Any, ...]
-    ) -> object:
-        worker, world = self._worker, self._world
-        rng = world.database_rng
-        if worker.counts_boundaries and is_write:
-            await worker.boundary(f"ledger.{name}{_which(name, arguments)}:before")
-        await worker.pass_time(rng.uniform(0.0005, 0.01))
-        if world.now_seconds < world.database_away_until:
-            await worker.pass_time(0.2)
-            raise LedgerUnavailable("the database is away")
-        lost = is_write and rng.random() < world.lost_answer_chance
-        if lost and rng.random() < 0.5:
-            await worker.pass_time(0.5)
-            raise CommitUnknown("not applied, and nobody knows")
-        answer: object = await method(*arguments)
-        if name == "begin":
-            world.watch.begun(cast("PayoutRow | NotBegun", answer), arguments[1])
-        if lost:
-            await worker.pass_time(0.5)
-            raise CommitUnknown("applied, and nobody knows")
-        if worker.counts_boundaries and is_write:
-            await worker.boundary(f"ledger.{name}{_which(name, arguments)}:after")
-        elif rng.random() < 0.25:
-            await worker.pass_time(rng.uniform(0.0005, 0.01))
-        return answer
 
 
 def _which(name: str, arguments: tuple[Any, ...]) -> str:
@@ -162,7 +168,8 @@ class SimulatedWorker:
         self.stopping = False
         self.counts_boundaries = world.crash_points is not None
         self._dirty = asyncio.Event()
-        self._news: dict[str, asyncio.Event] = {topic: asyncio.Event() for topic in AGENT_TOPICS}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        """Readers that have read everything, by topic."""
         self._turn: dict[str, int] = dict.fromkeys(AGENT_TOPICS, 0)
         self._tasks: list[asyncio.Task[Any]] = []
         self.lose_next: int = 0
@@ -233,11 +240,17 @@ class SimulatedWorker:
         self.world.loop.kill(self.process)
 
     async def pass_time(self, seconds: float) -> None:
-        """Wait, frozen or not. As asyncio.sleep, for a fifth less: it is called more than anything else here."""
+        """Wait, frozen or not. As asyncio.sleep, for much less: it is called more than anything else here."""
         loop = self.world.loop
+        if self.may_skip(seconds):
+            return
         over = loop.create_future()
         loop.call_later(seconds, over.set_result, None)
         await over
+
+    def may_skip(self, seconds: float) -> bool:
+        """Whether nothing else happens meanwhile: then the time has passed already."""
+        return not (self.process.frozen or self.process.dead) and self.world.loop.skip(seconds)
 
     async def boundary(self, name: str) -> None:
         """A point at which the worker touches the outside; the crash points are counted here."""
@@ -270,15 +283,16 @@ class SimulatedWorker:
 
     def notice(self, topic: str) -> None:
         """There may be something new to read."""
-        self._news[topic].set()
+        waiting = self._waiting.pop(topic, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     async def _events(self, topic: str) -> AsyncIterator[Event]:
-        news = self._news[topic]
         while True:
             event = self._next(topic)
             if event is None:
-                news.clear()
-                await news.wait()
+                self._waiting[topic] = self.world.loop.create_future()
+                await self._waiting[topic]
                 await self.pass_time(self.rng.uniform(0.001, 0.02))
             else:
                 yield event
@@ -359,11 +373,11 @@ class SimulatedWorker:
     def _until_next_sweep(self) -> float:
         world = self.world
         jitter = self.rng.uniform(0.9, 1.1)
-        if world.now_seconds > world.plan.arrivals_seconds + LONG_AFTER_SECONDS and self.visa_pauses.stop_payouts:
+        if world.now_seconds > world.plan.arrivals_seconds + LONG_AFTER_SECONDS and world.is_visa_paused:
             return OUTAGE_SWEEP_SECONDS * jitter
         if world.now_seconds - world.last_append < QUIET_SECONDS:
-            return SWEEP_EVERY_SECONDS * jitter
-        return min(max(world.seconds_to_next_due(), SWEEP_EVERY_SECONDS), SWEEP_AT_LEAST_SECONDS) * jitter
+            return SWEEP_SECONDS * jitter
+        return min(max(world.seconds_to_next_due(), SWEEP_SECONDS), SWEEP_AT_LEAST_SECONDS) * jitter
 
     # Wiring, as streams.bootstrap does it.
 
@@ -413,11 +427,13 @@ class SimulatedWorker:
             ledger,
             stages,
             profile=world.profile,
+            accounts=world.accounts,
             keys=world.keys,
             pauses=self.visa_pauses,
             calls_max=CALLS_MAX,
             clock=self._clock,
             metrics=metrics,
+            rate=VisaRate(calls_max=CALLS_MAX, metrics=metrics, clock=world.loop.time),
             boottime=world.loop.time,
         )
         driver = Driver(
@@ -485,6 +501,7 @@ class SimulatedWorker:
                 metrics=world.metrics,
                 generation=lambda: self.generation,
                 first_offset=self.first_offsets.get,
+                went_back=lambda slot: self.end(f"reading before the committed offset of {slot}"),
                 judge=self._judge,
                 on_loss=lambda what: self.end(f"a record was lost (K8): {what}"),
             )

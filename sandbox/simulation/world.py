@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from ledger.interface import Mode
 from ledger.memory import MemoryLedger
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
+from processors.sealing import EnvelopeSealer, Sealer
+from processors.visa.account_payouts import AccountProfile
 from processors.visa.requests import SubmissionProfile
 from sandbox.simulation.broker import SimulatedBroker, Stored
 from sandbox.simulation.contents import SimulatedCodec, SimulatedReader, SimulatedStages
 from sandbox.simulation.people import People
 from sandbox.simulation.plan import Accident, PayoutPlan, TimedAccident, WorldPlan
+from sandbox.simulation.sealing import SimulatedEnvelopes, SimulatedSealer
 from sandbox.simulation.virtual_loop import NothingToDo, Process, VirtualLoop, context_of
 from sandbox.simulation.visa import SimulatedVisa
 from sandbox.simulation.watch import Violation, Watch
 from sandbox.simulation.worker import RESTART_SECONDS, SimulatedWorker
 from schemas.sender_reference import sender_reference
-from streams.bootstrap import submission_profile
+from streams.bootstrap import account_profile, submission_profile
 from streams.keys import Keys, create_keys, load_keys
 from streams.metrics import Metrics
 from streams.settings import Profile, Settings
@@ -36,9 +39,9 @@ START: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LOOK_SECONDS: Final = 1.0
 LOOK_SELDOM_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 2.0
-REST_LIMIT_SECONDS: Final = 1_800.0
-"""After the last accident: three times the longest probe of a lane, and many times every other wait. Who is not at
-rest by then, and waits for no person, is stuck."""
+REST_LIMIT_SECONDS: Final = 3_600.0
+"""After the last accident: six times the longest probe of a lane and the longest pause between two sweeps, and many
+times every other wait. Who is not at rest by then, and waits for no person, is stuck."""
 LOST_ANSWER_CHANCE: Final = 0.01
 UNCONFIRMED_CHANCE: Final = 0.002
 LONG_PROBE_SECONDS: Final = 600.0
@@ -68,16 +71,42 @@ class Shared:
     metrics: Metrics
     settings: Settings
     profile: SubmissionProfile
+    accounts: AccountProfile | None
 
 
 @cache
 def shared() -> Shared:
     """Once a process."""
-    settings = Settings.model_validate({"payouts_profile": Profile.TEST})
+    settings = Settings.model_validate({"payouts_profile": Profile.TEST, "visa_initiating_party_id": 1002})
     with TemporaryDirectory(prefix="payouts-simulation-") as name:
         create_keys(Path(name) / "keys")
-        keys = load_keys(Path(name) / "keys")
-    return Shared(keys, Metrics(), settings, submission_profile(settings))
+        keys = replace(
+            load_keys(Path(name) / "keys"),
+            sealer=cast("Sealer", SimulatedSealer()),
+            dead_letters=cast("EnvelopeSealer", SimulatedEnvelopes()),
+        )
+    return Shared(keys, _silent_metrics(), settings, submission_profile(settings), account_profile(settings))
+
+
+class _Silent:
+    """Takes every call: what is counted in here nobody reads, and counting takes time."""
+
+    def __getattr__(self, name: str) -> Callable[..., _Silent]:
+        return self._again
+
+    def _again(self, *_arguments: object) -> _Silent:
+        return self
+
+    __call__ = __enter__ = _again
+
+    def __exit__(self, *_error: object) -> None:
+        """An error goes on."""
+
+
+def _silent_metrics() -> Metrics:
+    metrics = Metrics()
+    vars(metrics).update(dict.fromkeys((*vars(metrics), "handled"), _Silent()))
+    return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +133,9 @@ class World:
         self.plan = plan
         self.start = START
         self.loop = VirtualLoop()
+        self._now, self._now_seconds = START, 0.0
         self.keys, self.metrics, self.settings = common.keys, common.metrics, common.settings
-        self.profile = common.profile
+        self.profile, self.accounts = common.profile, common.accounts
         self.crash_points = crash_points
         self.schedule = Schedule.test()
         self.plans: dict[str, PayoutPlan] = {payout.payout_id: payout for payout in plan.payouts}
@@ -121,6 +151,7 @@ class World:
         self.people = People(self)
         self.workers: list[SimulatedWorker] = []
         self._processes: list[Process] = []
+        self._every_worker: list[SimulatedWorker] = []
         self.last_append = 0.0
         self.kills = self.freezes = 0
         self._rng = random.Random(f"accidents-{plan.seed}")
@@ -137,16 +168,24 @@ class World:
     @property
     def now_seconds(self) -> float:
         """Virtual seconds since the beginning."""
-        return self.loop._now
+        return self.loop.now
 
     def now(self) -> datetime:
         """The true time of this world, and its database's."""
-        return START + timedelta(seconds=self.loop._now)
+        if self.loop.now != self._now_seconds:
+            self._now_seconds = self.loop.now
+            self._now = START + timedelta(seconds=self._now_seconds)
+        return self._now
 
     @property
     def is_calm(self) -> bool:
         """Nothing goes wrong any more."""
         return self.now_seconds >= self.plan.ends_at_seconds
+
+    @property
+    def is_visa_paused(self) -> bool:
+        """Whether any worker has found Visa away; one that makes no calls would not know, and drive for days."""
+        return any(worker.visa_pauses.stop_payouts for worker in self.workers)
 
     @property
     def lost_answer_chance(self) -> float:
@@ -242,6 +281,13 @@ class World:
         self.loop.end(self._processes)
         return ended
 
+    def take_apart(self) -> None:
+        """Once nobody looks at it any more: cut, this large cycle goes at once; a collector would take twice that."""
+        for worker in self._every_worker:
+            vars(worker).clear()
+        for part in (self.broker, self.visa, self.watch, self.people, self.ledger, self.stages, self):
+            vars(part).clear()
+
     async def _live(self) -> None:
         for _ in range(self.plan.workers):
             self.start_worker()
@@ -289,6 +335,7 @@ class World:
         skew = self.plan.skews[self._started % len(self.plan.skews)]
         worker = SimulatedWorker(self, f"worker-{self._started}", skew)
         self.workers.append(worker)
+        self._every_worker.append(worker)
         self._processes.append(worker.process)
         self.tell(f"{worker.name} starts, its clock {skew:+.2f} s")
         worker.start()
@@ -359,7 +406,7 @@ class World:
 
     def _life_of(self, payout_id: str) -> list[str]:
         told: list[tuple[float, str]] = []
-        for entry in self.ledger._history.get(payout_id, ()):
+        for entry in self.run_now(self.ledger.history(payout_id)):
             at = (entry.at - START).total_seconds()
             what = (
                 f"ledger  v{entry.version} {entry.transition} → {entry.to_state} by {entry.actor} {dict(entry.detail)}"
@@ -371,8 +418,7 @@ class World:
         ]
         told += [
             (effect.at_seconds, f"effect  {effect.operation} {effect.numbers} code {effect.code}")
-            for effect in self.visa.effects
-            if effect.payout_id == payout_id
+            for effect in self.visa.by_payout[payout_id]
         ]
         return [f"--- {payout_id}: {self.plans[payout_id]}", *(f"{at:10.3f}  {what}" for at, what in sorted(told))]
 

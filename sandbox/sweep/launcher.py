@@ -18,11 +18,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn
 
+import httpx
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
+
 from ledger.interface import Change, InboundPosition, IntakeRecord, NotBegun
 from ledger.postgres import PostgresLedger
 from processors.payout.events import CallKind
 from processors.payout.row import PayoutRow
 from processors.visa import transport
+from processors.visa.aiohttp_transport import AiohttpTransport, _Request
 from processors.visa.deadline import Deadline
 from processors.visa.requests import VisaRequest
 from sandbox.sweep.channel import Channel
@@ -36,15 +41,6 @@ from streams.pump import Pump
 from streams.settings import load_settings
 from streams.visa_calls import VisaCalls
 
-SENDING: Final = "http11.send_request_headers.started"
-SENT: Final = "http11.send_request_body.complete"
-ANSWERING: Final = "http11.receive_response_headers.complete"
-HTTP_POINTS: Final = {
-    SENDING: ("http.send", BEFORE),
-    SENT: ("http.send", AFTER),
-    ANSWERING: ("http.receive", BEFORE),
-}
-"""By httpcore's trace: nothing has left; the last byte has left; an answer is here and its body not read."""
 COMMITTED_SURELY_SECONDS: Final = 4 * kafka_app.COMMIT_INTERVAL_SECONDS
 
 _CALL: ContextVar[str] = ContextVar("_CALL", default="")
@@ -175,9 +171,11 @@ def _instrument_kafka(trap: Trap, prefix: str) -> None:
 
 
 def _instrument_visa(trap: Trap) -> None:
+    """Nothing has left; the last byte has left; an answer is here and its body not read; and the end of it."""
     make = VisaCalls.make
     send = transport.VisaDirectClient.send
-    trace = transport._Attempt.trace
+    before_sending = transport._Attempt.before_sending
+    handle = AiohttpTransport.handle_async_request
 
     async def making(self: VisaCalls, row: PayoutRow, call: CallKind, *rest: Any) -> Any:
         _CALL.set(call.value)
@@ -189,15 +187,41 @@ def _instrument_visa(trap: Trap) -> None:
         trap.passing(f"http.receive {_CALL.get()}", AFTER)
         return exchange
 
-    async def tracing(self: transport._Attempt, event: str, facts: dict[str, Any]) -> None:
-        if event in HTTP_POINTS:
-            boundary, moment = HTTP_POINTS[event]
-            trap.passing(f"{boundary} {_CALL.get()}", moment)
-        await trace(self, event, facts)
+    def leaving(self: transport._Attempt) -> None:
+        trap.passing(f"http.send {_CALL.get()}", BEFORE)
+        before_sending(self)
+
+    async def answering(self: AiohttpTransport, request: httpx.Request) -> httpx.Response:
+        response = await handle(self, request)
+        trap.passing(f"http.receive {_CALL.get()}", BEFORE)
+        return response
 
     VisaCalls.make = making  # type: ignore[method-assign, assignment]
     transport.VisaDirectClient.send = sending  # type: ignore[method-assign]
-    transport._Attempt.trace = tracing  # type: ignore[method-assign, assignment]
+    transport._Attempt.before_sending = leaving  # type: ignore[method-assign]
+    AiohttpTransport.handle_async_request = answering  # type: ignore[method-assign]
+    _instrument_last_byte(trap)
+
+
+def _instrument_last_byte(trap: Trap) -> None:
+    """A request without a body has left with `send`, one with a body with `write_bytes`."""
+    send = _Request.send
+    write_bytes = _Request.write_bytes
+
+    async def sending(self: _Request, conn: Connection) -> Any:
+        response = await send(self, conn)
+        if not self.body:
+            trap.passing(f"http.send {_CALL.get()}", AFTER)
+        return response
+
+    async def writing(
+        self: _Request, writer: AbstractStreamWriter, conn: Connection, length: int | None = None
+    ) -> None:
+        await write_bytes(self, writer, conn, length)
+        trap.passing(f"http.send {_CALL.get()}", AFTER)
+
+    _Request.send = sending  # type: ignore[method-assign]
+    _Request.write_bytes = writing  # type: ignore[method-assign, assignment]
 
 
 def break_order(order: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import uvloop
 
 from sandbox.visa_direct.credentials import CredentialsError
+from sandbox.visa_direct.keyring import Keyring, RotationError
 from sandbox.visa_direct.server import StartError, running
-from sandbox.visa_direct.settings import Settings
+from sandbox.visa_direct.settings import ENROLLED, Settings
 
 _EXAMPLES = """\
 examples:
@@ -24,6 +25,7 @@ examples:
 
 A client finds certificates, keys and credentials.json in <state-dir>/credentials/client. The ledger, the fault
 plan and work answered with 202 survive a kill; start again with the same --state-dir and ports to go on.
+SIGHUP reads the TLS certificates again without refusing a connection.
 """
 
 
@@ -46,11 +48,32 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with running(settings) as endpoint:
+        reload = Reload(endpoint.keyring)
+        loop.add_signal_handler(signal.SIGHUP, reload.start)
         sys.stderr.write(
             f"visa_direct: {endpoint.base_url} (admin {endpoint.admin_url}, state {settings.state_directory})\n"
         )
         sys.stderr.flush()
         await stopped.wait()
+
+
+class Reload:
+    """Reads the TLS files again at SIGHUP; what cannot be used is said and changes nothing."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        try:
+            await self._keyring.reload_tls()
+        except RotationError as error:
+            sys.stderr.write(f"visa_direct: {error}; the certificates before go on\n")
 
 
 def _settings(arguments: Sequence[str] | None) -> Settings:
@@ -64,7 +87,10 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         query_amount_after_seconds=given.query_amount_after_seconds,
         query_no_match=given.query_no_match,
         accepted_body=given.accepted_body,
+        accepted_headers=given.accepted_headers,
+        accounts_pace_seconds=given.accounts_pace_ms / 1000,
         mle_error_code=given.mle_error_code,
+        acquirers=dict(given.acquirer or ENROLLED),
     )
 
 
@@ -94,8 +120,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accepted-body", choices=("json", "text"), default="json", help="the form of a 202: object or bare text"
     )
+    parser.add_argument(
+        "--accepted-headers",
+        choices=("none", "location", "link"),
+        default="none",
+        help="what else a 202 says about its status URL",
+    )
+    parser.add_argument(
+        "--accounts-pace-ms",
+        type=_not_negative,
+        default=500.0,
+        help="how long an account payout stays in each status",
+    )
+    parser.add_argument(
+        "--acquirer",
+        action="append",
+        type=_acquirer,
+        metavar="BIN:COUNTRY",
+        help="an acquiring BIN of this project and its numeric country; may be repeated (408999:840)",
+    )
     parser.add_argument("--mle-error-code", default="9125", help="code of the 400 for a stale or undecryptable JWE")
     return parser
+
+
+def _acquirer(text: str) -> tuple[str, str]:
+    acquiring_bin, _, country = text.partition(":")
+    if not (acquiring_bin.isdigit() and 6 <= len(acquiring_bin) <= 11 and country.isdigit() and len(country) == 3):
+        raise argparse.ArgumentTypeError("must be a BIN of 6 to 11 digits and a country of 3, as in 408999:840")
+    return acquiring_bin, country
 
 
 def _port(text: str) -> int:

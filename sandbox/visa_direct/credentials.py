@@ -1,7 +1,8 @@
 """Certificates, keys and passwords of one stand-in, made when absent and never committed.
 
 Visa's developer pages give the parties: a project has a client certificate and a Basic user for two-way TLS,
-and one key id that names two RSA-2048 pairs for message level encryption, one in each direction.
+and one key id that names two RSA-2048 pairs for message level encryption, one in each direction. More of each can
+be issued, and taken back, while the stand-in runs (``keyring.py``).
 """
 
 import datetime
@@ -10,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # A sandbox directory is thrown away long before this; real Visa project certificates live about two years.
-VALIDITY_DAYS: Final = 730
+VALIDITY: Final = datetime.timedelta(days=730)
 CLOCK_MARGIN: Final = datetime.timedelta(hours=1)
 RSA_BITS: Final = 2048  # Visa's encryption guide asks for RSA-2048.
 FINGERPRINT_KEY_BYTES: Final = 32
@@ -88,12 +90,47 @@ def _make_all(directory: Path) -> None:
     unfinished.mkdir(mode=0o700)
     try:
         _make_tls(unfinished)
-        _make_mle(unfinished)
+        make_mle_pairs(unfinished)
         _make_words(unfinished)
         _copy_for_client(unfinished)
         _take_place(unfinished, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def issue_client_pair(credentials: SandboxCredentials, directory: Path, validity: datetime.timedelta) -> int:
+    """A client certificate and key of the same authority, in files of ``directory``. Returns the serial number."""
+    return _make_client_pair(directory, _read_issuer(credentials), validity).serial_number
+
+
+def renew_server_pair(credentials: SandboxCredentials) -> None:
+    """Another server certificate of the same authority in place of the one there is, in two renames."""
+    with tempfile.TemporaryDirectory(dir=credentials.directory) as unfinished:
+        _make_server_pair(Path(unfinished), _read_issuer(credentials))
+        for name in ("server_key.pem", "server_certificate.pem"):
+            (Path(unfinished) / name).replace(credentials.path(name))
+
+
+def revocation_list(credentials: SandboxCredentials, serials: Sequence[int]) -> bytes:
+    """The authority's list of client certificates that are no longer taken, in PEM."""
+    now = datetime.datetime.now(datetime.UTC)
+    issuer = _read_issuer(credentials)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(now - CLOCK_MARGIN)
+        .next_update(now + VALIDITY)
+    )
+    for serial in serials:
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - CLOCK_MARGIN)
+        builder = builder.add_revoked_certificate(revoked.build())
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _read_issuer(credentials: SandboxCredentials) -> _Issuer:
+    key = serialization.load_pem_private_key(credentials.path("ca_key.pem").read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return _Issuer(x509.load_pem_x509_certificate(credentials.path("ca.pem").read_bytes()), key)
 
 
 def _take_place(unfinished: Path, directory: Path) -> None:
@@ -110,32 +147,42 @@ def _take_place(unfinished: Path, directory: Path) -> None:
 
 def _make_tls(directory: Path) -> None:
     issuer = _make_issuer(directory)
-    server_names: list[x509.GeneralName] = [
+    _make_server_pair(directory, issuer)
+    _make_client_pair(directory, issuer, VALIDITY)
+
+
+def _make_server_pair(directory: Path, issuer: _Issuer) -> None:
+    names: list[x509.GeneralName] = [
         x509.DNSName("localhost"),
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
     ]
-    server_key = ec.generate_private_key(ec.SECP256R1())
-    _write(directory / "server_key.pem", _key_bytes(server_key))
-    server = _issue("sandbox.visa_direct", server_key, issuer, ExtendedKeyUsageOID.SERVER_AUTH, server_names)
-    _write(directory / "server_certificate.pem", _certificate_bytes(server))
-    client_key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-    _write(directory / "client_key.pem", _key_bytes(client_key))
-    client = _issue("sandbox project client", client_key, issuer, ExtendedKeyUsageOID.CLIENT_AUTH, ())
-    _write(directory / "client_certificate.pem", _certificate_bytes(client))
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_new(directory / "server_key.pem", _key_bytes(key))
+    usage = ExtendedKeyUsageOID.SERVER_AUTH
+    certificate = _issue("sandbox.visa_direct", key, issuer, usage, names, VALIDITY)
+    write_new(directory / "server_certificate.pem", _certificate_bytes(certificate))
+
+
+def _make_client_pair(directory: Path, issuer: _Issuer, validity: datetime.timedelta) -> x509.Certificate:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    write_new(directory / "client_key.pem", _key_bytes(key))
+    certificate = _issue("sandbox project client", key, issuer, ExtendedKeyUsageOID.CLIENT_AUTH, (), validity)
+    write_new(directory / "client_certificate.pem", _certificate_bytes(certificate))
+    return certificate
 
 
 def _make_issuer(directory: Path) -> _Issuer:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("payout-streams sandbox CA")
     certificate = (
-        _builder(name, name, key)
+        _builder(name, name, key, VALIDITY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(directory / "ca.pem", _certificate_bytes(certificate))
-    _write(directory / "ca_key.pem", _key_bytes(key))
+    write_new(directory / "ca.pem", _certificate_bytes(certificate))
+    write_new(directory / "ca_key.pem", _key_bytes(key))
     return _Issuer(certificate, key)
 
 
@@ -145,9 +192,10 @@ def _issue(
     issuer: _Issuer,
     usage: x509.ObjectIdentifier,
     alternative_names: Sequence[x509.GeneralName],
+    validity: datetime.timedelta,
 ) -> x509.Certificate:
     builder = (
-        _builder(_name(name), issuer.certificate.subject, key)
+        _builder(_name(name), issuer.certificate.subject, key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -158,13 +206,14 @@ def _issue(
     return builder.sign(issuer.key, hashes.SHA256())
 
 
-def _make_mle(directory: Path) -> None:
+def make_mle_pairs(directory: Path) -> None:
+    """The two pairs that one key id names, in files of ``directory``."""
     for party in ("server", "client"):
         key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
         name = _name(f"sandbox MLE {party}")
-        certificate = _builder(name, name, key).sign(key, hashes.SHA256())
-        _write(directory / f"mle_{party}_certificate.pem", _certificate_bytes(certificate))
-        _write(directory / f"mle_{party}_private_key.pem", _key_bytes(key))
+        certificate = _builder(name, name, key, VALIDITY).sign(key, hashes.SHA256())
+        write_new(directory / f"mle_{party}_certificate.pem", _certificate_bytes(certificate))
+        write_new(directory / f"mle_{party}_private_key.pem", _key_bytes(key))
 
 
 def _make_words(directory: Path) -> None:
@@ -173,15 +222,15 @@ def _make_words(directory: Path) -> None:
         "password": secrets.token_urlsafe(24),
         "mle_key_id": f"sandbox-{secrets.token_hex(8)}",
     }
-    _write(directory / "credentials.json", json.dumps(words, indent=2).encode() + b"\n")
-    _write(directory / "fingerprint.key", secrets.token_bytes(FINGERPRINT_KEY_BYTES))
+    write_new(directory / "credentials.json", json.dumps(words, indent=2).encode() + b"\n")
+    write_new(directory / "fingerprint.key", secrets.token_bytes(FINGERPRINT_KEY_BYTES))
 
 
 def _copy_for_client(directory: Path) -> None:
     client = directory / "client"
     client.mkdir(mode=0o700)
     for name in CLIENT_FILES:
-        _write(client / name, (directory / name).read_bytes())
+        write_new(client / name, (directory / name).read_bytes())
 
 
 def _read(directory: Path) -> SandboxCredentials:
@@ -208,7 +257,9 @@ def _read(directory: Path) -> SandboxCredentials:
     return credentials
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: PrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: PrivateKey, validity: datetime.timedelta
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -217,7 +268,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: PrivateKey) -> x509.Cer
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_MARGIN)
-        .not_valid_after(now + datetime.timedelta(days=VALIDITY_DAYS))
+        .not_valid_after(now + validity)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -250,7 +301,7 @@ def _key_bytes(key: PrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes) -> None:
     """Create the file readable by its owner only, from its first byte on."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -55,6 +55,7 @@ class Draft:
     query_status: str
     transaction_identifier: str | None = None
     original_approval_code: str | None = None
+    response_code: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -166,7 +167,7 @@ def _decide_push(connection: sqlite3.Connection, draft: Draft, now_ms: int) -> _
     approved = draft.action_code in MONEY_MOVING
     return _Decision(
         action_code=draft.action_code,
-        response_code=FROM_NETWORK if draft.action_code in _NETWORK_CODES else FROM_ISSUER,
+        response_code=draft.response_code or (FROM_NETWORK if draft.action_code in _NETWORK_CODES else FROM_ISSUER),
         reply_action_code=draft.reply_action_code or draft.action_code,
         transaction_identifier=identifier,
         approval_code=(draft.approval_code or f"{identifier[-6:-1]}K") if approved else None,

@@ -18,13 +18,21 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from email.utils import formatdate
 from typing import Annotated, Final, Literal, Self
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sandbox.visa_direct.refusal import ACCESS_DENIED, NO_CODE, TOKEN_VALIDATION_FAILED, VALIDATION_ERROR, envelope
+from sandbox.visa_direct.refusal import (
+    ACCESS_DENIED,
+    NO_CODE,
+    TOKEN_VALIDATION_FAILED,
+    VALIDATION_ERROR,
+    envelope,
+    error_response,
+)
 from sandbox.visa_direct.settings import CLIENT_ID_CHARACTERS_MAX, FAULT_RULES_MAX, FAULT_SECONDS_MAX, SILENCE_SECONDS
 from sandbox.visa_direct.store import Row, Store, set_meta
 
@@ -35,9 +43,19 @@ RETRY_AFTER_SECONDS_DEFAULT: Final = 1
 # Counts per rule and payout kept in memory (about 200 bytes each); past it the oldest payout is forgotten.
 COUNTERS_MAX: Final = 500_000
 
-Operation = Literal["push", "status", "query", "reverse", "adjustment", "connect"]
+Operation = Literal[
+    "push", "status", "query", "reverse", "adjustment",
+    "account_send", "account_query", "account_cancel", "account_validate",
+    "attributes", "validation", "alias", "rates",
+    "jwks", "connect",
+]  # fmt: skip
 POSTS: Final[frozenset[Operation]] = frozenset({"push", "reverse", "adjustment"})
 READS: Final[frozenset[Operation]] = frozenset({"status", "query"})
+ACCOUNT_POSTS: Final[frozenset[Operation]] = frozenset({"account_send", "account_cancel"})
+ACCOUNT_QUERY: Final[frozenset[Operation]] = frozenset({"account_query"})
+# Questions that move nothing: whatever happens to them, nobody is paid.
+INQUIRIES: Final[frozenset[Operation]] = frozenset({"attributes", "validation", "alias", "rates", "account_validate"})
+JWKS: Final[frozenset[Operation]] = frozenset({"jwks"})
 CONNECT: Final[frozenset[Operation]] = frozenset({"connect"})
 
 
@@ -53,7 +71,7 @@ class FaultRule(BaseModel):
 
     operation: Operation
     fault: str
-    sender_reference: Annotated[str, Field(min_length=1, max_length=16)] | None = None
+    sender_reference: Annotated[str, Field(min_length=1, max_length=35)] | None = None
     client_transaction_id: Annotated[str, Field(min_length=1, max_length=CLIENT_ID_CHARACTERS_MAX)] | None = None
     probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     times: Annotated[int, Field(ge=1)] | None = None
@@ -75,7 +93,9 @@ class FaultRule(BaseModel):
                 f"fault {self.fault!r} acts before the body is read, so it cannot know sender_reference; "
                 "use client_transaction_id"
             )
-        if self.client_transaction_id is not None and self.operation in READS:
+        if self.operation == "jwks" and (self.sender_reference or self.client_transaction_id):
+            raise ValueError("keys belong to no payout: leave sender_reference and client_transaction_id away")
+        if self.client_transaction_id is not None and self.operation in READS | ACCOUNT_QUERY:
             raise ValueError("client_transaction_id is a header of POSTs only; use sender_reference")
         if fault.refuses_connections and self.model_fields_set - {"operation", "fault", "seconds"}:
             raise ValueError(f"fault {self.fault!r} meets every connection: only seconds can be given")
@@ -161,10 +181,16 @@ _MESSAGES: Final = {
 }
 
 
+# Visa's specification of the rates; the other products' errors are the gateway's.
+RATES_PATH: Final = "/forexrates/v2/foreignexchangerates"
+_RATES_REASONS: Final = {400: VALIDATION_ERROR, 403: "4001", 500: "3004"}
 _CODES: Final = {400: VALIDATION_ERROR, 401: TOKEN_VALIDATION_FAILED, 403: ACCESS_DENIED}
 
 
-def _error(status: int) -> web.Response:
+def _error(status: int, request: web.Request | None = None) -> web.Response:
+    if request is not None and request.path.startswith(RATES_PATH):
+        refusal = error_response(status, _RATES_REASONS.get(status, str(status)), _MESSAGES[status])
+        return web.json_response(refusal.document, status=status)
     return web.Response(
         status=status,
         body=envelope(status, _CODES.get(status, NO_CODE), _MESSAGES[status]),
@@ -173,15 +199,15 @@ def _error(status: int) -> web.Response:
 
 
 def _error_before(status: int) -> Act:
-    async def act(_: web.Request, __: FaultRule) -> web.Response:
-        return _error(status)
+    async def act(request: web.Request, _: FaultRule) -> web.Response:
+        return _error(status, request)
 
     return act
 
 
 def _error_after(status: int) -> After:
-    async def act(_: web.Request, __: FaultRule, ___: web.Response) -> web.Response:
-        return _error(status)
+    async def act(request: web.Request, _: FaultRule, __: web.Response) -> web.Response:
+        return _error(status, request)
 
     return act
 
@@ -200,6 +226,16 @@ async def _malformed(_: web.Request, __: FaultRule, response: web.Response) -> w
     return web.Response(status=response.status, body=whole[: len(whole) // 2], content_type="application/json")
 
 
+async def _web_page(_: web.Request, __: FaultRule, ___: web.Response) -> web.Response:
+    return web.Response(text="<html><body>Please try again later</body></html>", content_type="text/html")
+
+
+async def _other_key_ids(_: web.Request, __: FaultRule, response: web.Response) -> web.Response:
+    """A set in which nobody finds the key id they look for."""
+    keys = json.loads(response.text or "{}")["keys"]
+    return web.json_response({"keys": [key | {"kid": f"other-{index}"} for index, key in enumerate(keys)]})
+
+
 async def _undecryptable(_: web.Request, __: FaultRule, response: web.Response) -> web.Response:
     text = response.text or ""
     compact = str(json.loads(text).get("encData", ""))
@@ -210,6 +246,34 @@ async def _undecryptable(_: web.Request, __: FaultRule, response: web.Response) 
 
 def _without_action_code(reply: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in reply.items() if name != "actionCode"}
+
+
+def _with_every_field(reply: dict[str, object]) -> dict[str, object]:
+    """Every optional field of Visa's OpenAPI that an OCT's answer may have; flags are the words, not booleans."""
+    return {
+        "networkId": 3,
+        "feeProgramIndicator": "ABC",
+        "prepaidBalance": 100.5,
+        "prepaidBalanceCurrency": 840,
+        "settlementFlags": {
+            "settlementServiceFlag": "8",
+            "settlementResponsibilityFlag": "true",
+            "givUpdatedFlag": "false",
+            "givPreviouslyUpdatedFlag": "false",
+        },
+        "settlementInfo": {
+            "settlementAmount": 1.5,
+            "settlementCurrencyCode": "USD",
+            "settlementConversionRate": "1.0",
+        },
+        "persistentFX": {"exchangeRate": "1.0", "visaRateTableId": "A1", "visaRateProvider": "V"},
+        "responseReasonCode": "01",
+        "merchantVerificationValue": "ABCDEF1234",
+        "enablerVerificationValue": "ABCDE",
+        "transactionLinkIdentifier": "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+        "statusIdentifier": "1491819372_186_81_l73c003_VDP_ARM",
+        "somethingNew": {"nested": [1, None, True]},
+    } | reply
 
 
 def _as_bare_duplicate(reply: dict[str, object]) -> dict[str, object]:
@@ -253,6 +317,13 @@ def _only_bare_duplicates(rule: FaultRule, rows: list[Row], now_ms: int) -> list
     return [row | bare if _is_stale(rule, row, now_ms) else row for row in rows]
 
 
+def _cancelled(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """As if a push that was held back had been cancelled: no code, and no money."""
+    nothing = dict.fromkeys(("action_code", "original_action_code", "approval_code", "response_code"))
+    cancelled = nothing | {"query_status": "CANCELLED"}
+    return [row | cancelled if _is_stale(rule, row, now_ms) else row for row in rows]
+
+
 def _hide_young(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
     seconds = DELAY_SECONDS_DEFAULT if rule.seconds is None else rule.seconds
     return [row for row in rows if now_ms - int(row["at_ms"]) >= seconds * 1000]
@@ -262,7 +333,36 @@ def _hide_all(_: FaultRule, __: list[Row], ___: int) -> list[Row]:
     return []
 
 
-_ALL = POSTS | READS
+def _first_status(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """A snapshot from when the payout was accepted."""
+    return [row | {"status": "PAYMENT_RECEIVED"} if _is_stale(rule, row, now_ms) else row for row in rows]
+
+
+def _unheard_of(rule: FaultRule, rows: list[Row], now_ms: int) -> list[Row]:
+    """A status that nobody has published."""
+    return [row | {"status": "PAYMENT_PONDERED"} if _is_stale(rule, row, now_ms) else row for row in rows]
+
+
+def _expired_quote(reply: dict[str, object]) -> dict[str, object]:
+    """A quote that was over before it came; without one nothing changes."""
+    if "quoteId" not in reply:
+        return reply
+    return reply | {"quoteId": f"Q1000000000-{'0' * 16}", "quoteIdExpiryDateTime": "2001-09-09T01:46:40.0Z"}
+
+
+def _worse_rate(reply: dict[str, object]) -> dict[str, object]:
+    """The market has moved by five per cent against whoever asks."""
+    worse = Decimal(str(reply["conversionRate"])) * Decimal("0.95")
+    kept: str | float = str(worse) if isinstance(reply["conversionRate"], str) else float(worse)
+    return reply | {"conversionRate": kept}
+
+
+_MOVES = POSTS | ACCOUNT_POSTS
+_LATE = POSTS | frozenset[Operation]({"account_send"})
+_QUERIES = ACCOUNT_QUERY | frozenset[Operation]({"query"})
+_RATES = frozenset[Operation]({"rates"})
+_ENCRYPTED = POSTS | READS | ACCOUNT_POSTS | ACCOUNT_QUERY | INQUIRIES
+_ALL = _ENCRYPTED | JWKS
 FAULTS: Final[dict[str, Fault]] = {
     "refuse_connections": Fault(CONNECT, refuses_connections=True),
     "refuse": Fault(_ALL, arrival=_reset),
@@ -278,20 +378,28 @@ FAULTS: Final[dict[str, Fault]] = {
     "503": Fault(_ALL, 503, before=_error_before(503)),
     "504": Fault(_ALL, 504, before=_error_before(504)),
     "slow": Fault(_ALL, 200, delays=True),
-    "late_202": Fault(POSTS, 202, delays=True, answers_202=True),
-    "effect_then_silence": Fault(POSTS, after=_silence_after),
-    "effect_then_reset": Fault(POSTS, after=_reset_after),
-    "effect_then_500": Fault(POSTS, 500, after=_error_after(500)),
-    "effect_then_502": Fault(POSTS, 502, after=_error_after(502)),
-    "effect_then_503": Fault(POSTS, 503, after=_error_after(503)),
-    "effect_then_504": Fault(POSTS, 504, after=_error_after(504)),
+    "late_202": Fault(_LATE, 202, delays=True, answers_202=True),
+    "effect_then_silence": Fault(_MOVES, after=_silence_after),
+    "effect_then_reset": Fault(_MOVES, after=_reset_after),
+    "effect_then_500": Fault(_MOVES, 500, after=_error_after(500)),
+    "effect_then_502": Fault(_MOVES, 502, after=_error_after(502)),
+    "effect_then_503": Fault(_MOVES, 503, after=_error_after(503)),
+    "effect_then_504": Fault(_MOVES, 504, after=_error_after(504)),
     "malformed_body": Fault(_ALL, 200, after=_malformed),
-    "undecryptable_body": Fault(_ALL, 200, after=_undecryptable),
+    "undecryptable_body": Fault(_ENCRYPTED, 200, after=_undecryptable),
     "no_action_code": Fault(POSTS, 200, reply=_without_action_code),
     "duplicate_without_original": Fault(POSTS, 200, reply=_as_bare_duplicate),
     "duplicate_with_original": Fault(POSTS, 200, reply=_as_told_duplicate),
-    "query_lag": Fault(frozenset({"query"}), 200, rows=_hide_young),
-    "query_not_found": Fault(frozenset({"query"}), 200, rows=_hide_all),
+    "every_field": Fault(frozenset({"push", "reverse"}), 200, reply=_with_every_field),
+    "query_cancelled": Fault(frozenset({"query"}), 200, rows=_cancelled),
+    "web_page": Fault(JWKS, 200, after=_web_page),
+    "other_key_ids": Fault(JWKS, 200, after=_other_key_ids),
+    "account_status_first": Fault(ACCOUNT_QUERY, 200, rows=_first_status),
+    "account_status_unknown": Fault(ACCOUNT_QUERY, 200, rows=_unheard_of),
+    "quote_expired": Fault(_RATES, 200, reply=_expired_quote),
+    "rate_moved": Fault(_RATES, 200, reply=_worse_rate),
+    "query_lag": Fault(_QUERIES, 200, rows=_hide_young),
+    "query_not_found": Fault(_QUERIES, 200, rows=_hide_all),
     "query_stale_in_progress": Fault(frozenset({"query"}), 200, rows=_in_progress_still),
     "query_stale_duplicate": Fault(frozenset({"query"}), 200, rows=_only_duplicates),
     "query_stale_bare_duplicate": Fault(frozenset({"query"}), 200, rows=_only_bare_duplicates),

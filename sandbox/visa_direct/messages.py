@@ -2,8 +2,8 @@
 
 Numbers may come as strings and strings as numbers; ``cardAcceptor.address.city`` may be absent though the
 schema requires it; ``motoECIIndicator`` may be 0 though the schema's minimum is 1; a card number need not pass
-the check digit. Unknown fields are ignored. The conditions that depend on country or business application
-(addresses, source of funds, recipient names) are not enforced.
+the check digit. Unknown fields are ignored. What depends on country, business application or card is in
+``conditions.py``.
 """
 
 import datetime
@@ -12,6 +12,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
+import pycountry
 from iso4217 import Currency
 from pydantic import (
     AfterValidator,
@@ -49,14 +50,13 @@ def _with_valid_day(text: str) -> str:
     return text
 
 
-def _currencies() -> dict[str, tuple[str, int]]:
-    """Alphabetic and numeric code -> (alphabetic code, number of decimals)."""
-    known: dict[str, tuple[str, int]] = {}
+def _currencies() -> dict[str, tuple[str, int, str]]:
+    """Alphabetic and numeric code -> (alphabetic code, number of decimals, numeric code)."""
+    known: dict[str, tuple[str, int, str]] = {}
     for currency in Currency:
         if currency.exponent is not None:
-            entry = (str(currency.code), int(currency.exponent))
-            known[entry[0]] = entry
-            known[f"{currency.number:03d}"] = entry
+            entry = (str(currency.code), int(currency.exponent), f"{currency.number:03d}")
+            known[entry[0]] = known[entry[2]] = entry
     return known
 
 
@@ -69,15 +69,45 @@ def _known_currency(text: str) -> str:
     return text
 
 
+def _countries() -> dict[str, str]:
+    """Alpha-2, alpha-3 or numeric code -> alpha-3."""
+    known: dict[str, str] = {}
+    for country in pycountry.countries:
+        for code in (country.alpha_2, country.alpha_3, country.numeric):
+            known[code] = country.alpha_3
+    return known
+
+
+COUNTRIES: Final = _countries()
+
+
+def numeric(country: str) -> str:
+    """The numeric code of a country given by its alpha-3 code."""
+    return next(code for code, alpha_3 in COUNTRIES.items() if alpha_3 == country and code.isdigit())
+
+
+def alpha3(code: str) -> str:
+    """The alpha-3 code of a country that was checked before, whichever of its codes was given."""
+    return COUNTRIES[code.zfill(3) if code.isdigit() else code]
+
+
+def known_country(text: str) -> str:
+    """The same text. Raises ValueError unless it is a country's code."""
+    if (text.zfill(3) if text.isdigit() else text) not in COUNTRIES:
+        raise ValueError("must be an ISO 3166-1 code: two letters, three letters or a number")
+    return text
+
+
 Amount = Annotated[str, StringConstraints(pattern=_AMOUNT)]
 Bin = Annotated[str, StringConstraints(pattern=r"^[0-9]{6,11}$")]
 BusinessApplication = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 CardNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{13,19}$")]
-CountryNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$")]
+CountryNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}$"), AfterValidator(known_country)]
 CurrencyCode = Annotated[str, AfterValidator(_known_currency)]
 LocalTime = Annotated[str, AfterValidator(_local_time)]
 RetrievalReference = Annotated[str, StringConstraints(min_length=12, max_length=12), AfterValidator(_with_valid_day)]
 Stan = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
+Expiry = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 TransactionIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9]{15}$")]
 
 Text1 = Annotated[str, StringConstraints(min_length=1, max_length=1)]
@@ -90,7 +120,6 @@ UpTo50 = Annotated[str, StringConstraints(max_length=50)]
 UpTo99 = Annotated[str, StringConstraints(max_length=99)]
 From1To8 = Annotated[str, StringConstraints(min_length=1, max_length=8)]
 From1To9 = Annotated[str, StringConstraints(min_length=1, max_length=9)]
-From1To12 = Annotated[str, StringConstraints(min_length=1, max_length=12)]
 From1To13 = Annotated[str, StringConstraints(min_length=1, max_length=13)]
 From1To15 = Annotated[str, StringConstraints(min_length=1, max_length=15)]
 From1To17 = Annotated[str, StringConstraints(min_length=1, max_length=17)]
@@ -105,7 +134,9 @@ From2To35 = Annotated[str, StringConstraints(min_length=2, max_length=35)]
 From5To16 = Annotated[str, StringConstraints(min_length=5, max_length=16)]
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """A body of Visa's, or a part of one: camelCase names, unknown members ignored, no value in an error."""
+
     model_config = ConfigDict(
         alias_generator=to_camel,
         coerce_numbers_to_str=True,
@@ -115,8 +146,8 @@ class _Message(BaseModel):
     )
 
 
-class Address(_Message):
-    country: From1To50
+class Address(Message):
+    country: Annotated[From1To50, AfterValidator(known_country)]
     city: From1To13 | None = None
     state: UpTo50 | None = None
     county: From1To50 | None = None
@@ -124,20 +155,37 @@ class Address(_Message):
     address_line: From1To99 | None = None
 
 
-class CardAcceptor(_Message):
+class CardAcceptorName(Message):
     name: From1To25
     id_code: From1To15
+
+
+class CardAcceptor(CardAcceptorName):
     terminal_id: From1To8
     address: Address
     legal_business_name: From1To25 | None = None
 
 
-class CredentialReference(_Message):
+class Identification(Message):
+    id_type: Literal[
+        "CUID", "NTID", "PASN", "DRLN", "TXIN", "CPNY", "PRXY", "SSNB", "ARNB", "LAWE", "MILI", "TRVL", "EMAL",
+        "PHON", "BTHD",
+    ]  # fmt: skip
+    id_number: From1To35 = Field(repr=False)
+    id_owner_type: Literal["B", "I"] | None = None
+    id_issue_country: Text3 | None = None
+
+
+class AdditionalData(Message):
+    identification_list: list[Identification] = []
+
+
+class CredentialReference(Message):
     type: Literal["PCI_TOKEN_REFID", "PAYNAME"]
     value: From1To75 = Field(repr=False)
 
 
-class PointOfServiceData(_Message):
+class PointOfServiceData(Message):
     pan_entry_mode: UpTo3 | None = None
     pos_condition_code: UpTo3 | None = None
     moto_eci_indicator: Annotated[str, StringConstraints(pattern=r"^[0-8]$")] | None = Field(
@@ -145,7 +193,7 @@ class PointOfServiceData(_Message):
     )
 
 
-class _Transaction(_Message):
+class _Transaction(Message):
     """What a push and a reversal share."""
 
     acquirer_country_code: CountryNumber
@@ -179,7 +227,7 @@ class PushRequest(_Transaction):
     sender_city: From1To25 | None = None
     sender_state_code: Text2 | None = None
     sender_postal_code: From5To16 | None = None
-    sender_country_code: Text3 | None = None
+    sender_country_code: Annotated[Text3, AfterValidator(known_country)] | None = None
     sender_nationality: Text3 | None = None
     sender_entity_type: Text1 | None = None
     recipient_name: From1To30 | None = None
@@ -189,10 +237,14 @@ class PushRequest(_Transaction):
     recipient_city: UpTo25 | None = None
     recipient_state: UpTo3 | None = None
     recipient_postal_code: UpTo16 | None = None
-    recipient_country_code: Text3 | None = None
+    recipient_country_code: Annotated[Text3, AfterValidator(known_country)] | None = None
     recipient_address_line1: UpTo99 | None = None
-    recipient_card_expiry_date: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None = None
-    purpose_of_payment: From1To12 | None = None
+    recipient_card_expiry_date: Expiry | None = None
+    purpose_of_payment: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,12}$")] | None = None
+    fee_program_indicator: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3}$")] | None = None
+    message_reason_code: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}$")] | None = None
+    sender_additional_data: AdditionalData | None = None
+    recipient_additional_data: AdditionalData | None = None
     customer_reference: From1To17 | None = None
 
     @model_validator(mode="after")
@@ -202,9 +254,11 @@ class PushRequest(_Transaction):
             raise ValueError(
                 "exactly one of recipientPrimaryAccountNumber and recipientPaymentCredentialReference is needed"
             )
+        if self.sender_account_number and self.sender_payment_credential_reference:
+            raise ValueError("only one of senderAccountNumber and senderPaymentCredentialReference is taken")
         if not (self.sender_reference or self.sender_account_number or self.sender_payment_credential_reference):
             raise ValueError("senderReference is needed when senderAccountNumber is absent")
-        _check_decimals(self.amount, self.transaction_currency_code)
+        check_decimals(self.amount, self.transaction_currency_code)
         return self
 
     @property
@@ -214,7 +268,7 @@ class PushRequest(_Transaction):
         return reference.value if reference is not None else self.recipient_primary_account_number or ""
 
 
-class OriginalData(_Message):
+class OriginalData(Message):
     acquiring_bin: Bin
     approval_code: Annotated[str, StringConstraints(min_length=6, max_length=6)]
     systems_trace_audit_number: Stan
@@ -236,7 +290,7 @@ class ReverseRequest(_Transaction):
         card, reference = self.sender_primary_account_number, self.sender_payment_credential_reference
         if (card is None) == (reference is None):
             raise ValueError("exactly one of senderPrimaryAccountNumber and senderPaymentCredentialReference is needed")
-        _check_decimals(self.amount, self.sender_currency_code)
+        check_decimals(self.amount, self.sender_currency_code)
         return self
 
     @property
@@ -263,7 +317,7 @@ class AdjustRequest(_Transaction):
             raise ValueError("pointOfServiceData with panEntryMode and posConditionCode is needed")
         if self.business_application_id == "FD" and not self.sender_reference:
             raise ValueError("senderReference is needed when the transaction is a funds disbursement")
-        _check_decimals(self.amount, self.sender_currency_code)
+        check_decimals(self.amount, self.sender_currency_code)
         return self
 
 
@@ -316,7 +370,7 @@ def problems(error: ValidationError) -> str:
     return "; ".join(named) + (f"; and {more} more" if more else "")
 
 
-def _check_decimals(amount: str, currency: str) -> None:
+def check_decimals(amount: str, currency: str) -> None:
     """Visa's OpenAPI: no decimals in yen, two in dollars, three in dinars and then the last one is 0."""
     decimals = -int(Decimal(amount).as_tuple().exponent)
     allowed = CURRENCIES[currency][1]

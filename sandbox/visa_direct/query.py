@@ -8,7 +8,7 @@ from typing import Final
 
 from sandbox.visa_direct.effects import Draft
 from sandbox.visa_direct.refusal import VALIDATION_ERROR, Refusal
-from sandbox.visa_direct.settings import QUERY_ROWS_DEFAULT, QUERY_ROWS_MAX
+from sandbox.visa_direct.settings import QUERY_ROWS_MAX
 from sandbox.visa_direct.store import Row
 
 # Visa calls an adjustment a reversal of an AFT without the 24 hours; which type its query shows is not documented.
@@ -18,6 +18,9 @@ TRANSACTION_TYPES: Final = {
     "reverse": "SALES REVERSAL",
     "adjustment": "SALES REVERSAL",
 }
+
+# Visa's OpenAPI: a number of up to four digits, its values are not public.
+REJECT_REASON: Final = "9999"
 
 _BIN: Final = re.compile(r"[0-9]{6,11}")
 _STAN: Final = re.compile(r"[0-9]{6}")
@@ -61,7 +64,7 @@ def parse_query(parameters: Mapping[str, str]) -> TransactionQuery:
         raise _invalid("acquiringBIN", "is needed")
     if identifier is None and (stan is None or rrn is None):
         raise _invalid("transactionIdentifier", "or both stan and rrn are needed")
-    limit = int(_optional(parameters, "limit", _COUNT) or QUERY_ROWS_DEFAULT)
+    limit = int(_optional(parameters, "limit", _COUNT) or QUERY_ROWS_MAX)
     return TransactionQuery(
         acquiring_bin=acquiring_bin,
         stan=stan,
@@ -101,13 +104,10 @@ def query_answer(
     """The page of rows asked for. ``amount`` is there once a row is old enough (Visa: up to two hours)."""
     page = rows[query.offset : query.offset + query.limit]
     amounts_until_ms = now_ms - int(amount_after_seconds * 1000)
-    shown = [_shown(row, with_amount=int(row["at_ms"]) <= amounts_until_ms) for row in page]
-    if not query.fields:
-        return shown
-    return [{name: value for name, value in row.items() if name in query.fields} for row in shown]
+    return [_shown(row, query.fields, with_amount=int(row["at_ms"]) <= amounts_until_ms) for row in page]
 
 
-def _shown(row: Row, *, with_amount: bool) -> dict[str, object]:
+def _shown(row: Row, fields: frozenset[str], *, with_amount: bool) -> dict[str, object]:
     at = datetime.datetime.fromtimestamp(int(row["at_ms"]) / 1000, datetime.UTC)
     values = {
         "statusCode": row["query_status"],
@@ -124,7 +124,23 @@ def _shown(row: Row, *, with_amount: bool) -> dict[str, object]:
         "transactionTime": f"{at:%H:%M:%S}",
         "amount": float(row["amount"]) if with_amount else None,
     }
+    if fields:
+        values = {name: value for name, value in (values | _further(row, at)).items() if name in fields}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _further(row: Row, at: datetime.datetime) -> dict[str, object]:
+    """What a row has beyond the default fields, shown only to whoever asks for it by name."""
+    is_failed = row["query_status"] == "FAILED"
+    moved = bool(row.get("money_moved"))
+    return {
+        "rejectReasonCode": REJECT_REASON if is_failed else None,
+        "rejectReasonText": "Rejected by the network" if is_failed else None,
+        "settlementDate": f"{at:%d-%m-%Y}" if moved else None,
+        "settlementTime": f"{at:%H:%M:%S}" if moved else None,
+        "amountInTransactionCurrency": float(row["amount"]),
+        "accountNumberMasked": f"XXXXXXXXXXXX{row['last4']}" if row.get("last4") else None,
+    }
 
 
 def _optional(parameters: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> str | None:

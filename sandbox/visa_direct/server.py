@@ -7,18 +7,23 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from aiohttp import web
 
+from sandbox.visa_direct.accounts import Accounts
 from sandbox.visa_direct.admin import Admin
-from sandbox.visa_direct.credentials import SandboxCredentials, make_credentials
+from sandbox.visa_direct.credentials import CredentialsError, SandboxCredentials, make_credentials
 from sandbox.visa_direct.faults import FaultEngine, FaultPlan
+from sandbox.visa_direct.gateway import JWKS_PATH, Gateway
+from sandbox.visa_direct.inquiry import Inquiry
+from sandbox.visa_direct.keyring import Keyring
+from sandbox.visa_direct.knobs import Knobs
 from sandbox.visa_direct.operations import VisaDirect
-from sandbox.visa_direct.settings import KEEPALIVE_SECONDS, LOOPBACK, SHUTDOWN_SECONDS, Settings
+from sandbox.visa_direct.settings import BODY_BYTES_MAX, KEEPALIVE_SECONDS, LOOPBACK, SHUTDOWN_SECONDS, Settings
 from sandbox.visa_direct.store import Store
 
 BACKLOG = 512  # a burst of new TLS connections waits here rather than being refused
@@ -35,6 +40,7 @@ class Endpoint:
     base_url: str
     admin_url: str
     credentials: SandboxCredentials
+    keyring: Keyring
 
 
 @contextlib.asynccontextmanager
@@ -55,43 +61,93 @@ async def running(settings: Settings) -> AsyncIterator[Endpoint]:
         stack.callback(store.close)
         faults = FaultEngine(store)
         faults.load()
-        visa = VisaDirect(settings, credentials, store, faults)
+        keyring = _keyring(credentials)
+        knobs = Knobs(settings)
+        gateway = Gateway(settings, knobs.clock, credentials, keyring, store, faults)
+        key = credentials.fingerprint_key
+        visa = VisaDirect(settings, knobs, gateway, store, faults, key)
         stack.push_async_callback(visa.stop)
         visa.start()
-        admin = Admin(store, faults, credentials.fingerprint_key, lambda: visa.in_flight_count)
+        admin = Admin(store, faults, keyring, knobs, credentials.fingerprint_key, lambda: visa.in_flight_count)
         addresses = f"https://{LOOPBACK}:{_port(public)}", f"http://{LOOPBACK}:{_port(private)}"
-        runner = await _runner(stack, visa.application())
-        door = Door(runner, public, _tls(credentials))
+        rails = (visa, Accounts(knobs, gateway, store, key), Inquiry(settings, knobs, gateway))
+        runner = await _runner(stack, _application(gateway, *rails))
+        door = Door(runner, public, keyring.tls_context)
         stack.push_async_callback(door.stop)
         await door.follow(faults.plan)
         faults.on_change = door.follow
+        keyring.on_tls_change = door.renew
+        keyring.on_revocation = door.cut
         await web.SockSite(await _runner(stack, admin.application()), private, backlog=BACKLOG).start()
-        endpoint = Endpoint(*addresses, credentials)
+        endpoint = Endpoint(*addresses, credentials, keyring)
         stack.enter_context(_announced(directory / "endpoint.json", endpoint))
         yield endpoint
+
+
+def _keyring(credentials: SandboxCredentials) -> Keyring:
+    try:
+        return Keyring(credentials)
+    except (OSError, ValueError, TypeError) as error:
+        raise CredentialsError(
+            f"The keys in {credentials.directory} are incomplete ({type(error).__name__}). Remove that directory; "
+            "new ones are made at the next start."
+        ) from error
+
+
+def _application(gateway: Gateway, *rails: VisaDirect | Accounts | Inquiry) -> web.Application:
+    """The HTTPS application: gateway checks around every operation."""
+    application = web.Application(middlewares=[gateway.middleware], client_max_size=BODY_BYTES_MAX)
+    application.router.add_get(JWKS_PATH, gateway.jwks)
+    for rail in rails:
+        rail.add_routes(application)
+    return application
 
 
 class Door:
     """The public port: open, or shut while a rule of the fault plan refuses connections."""
 
-    def __init__(self, runner: web.AppRunner, bound: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(self, runner: web.AppRunner, bound: socket.socket, make_context: Callable[[], ssl.SSLContext]) -> None:
         self._runner = runner
         self._bound = bound
         self._port = _port(bound)
-        self._context = context
+        self._make_context = make_context
+        self._context = make_context()
         self._site: web.SockSite | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()  # one change at a time: each begins from what the one before has left
 
     async def follow(self, plan: FaultPlan) -> None:
         """Do what the plan says from now on; a rule with seconds opens again by itself."""
-        await self._cancel_opening()
-        rule = plan.refuses_connections
-        if rule is None:
-            await self._open()
-            return
-        await self._shut()
-        if rule.seconds is not None:
-            self._opening = asyncio.create_task(self._open_after(rule.seconds))
+        async with self._changing:
+            await self._cancel_opening()
+            rule = plan.refuses_connections
+            if rule is None:
+                await self._open()
+                return
+            await self._shut()
+            if rule.seconds is not None:
+                self._opening = asyncio.create_task(self._open_after(rule.seconds))
+
+    async def renew(self) -> None:
+        """Take new connections with the certificates as they are on disk now; no connection is refused meanwhile.
+
+        Connections that are open keep what they were made with. Raises RotationError, and goes on as before.
+        """
+        async with self._changing:
+            self._context = self._make_context()
+            if self._site is not None:
+                old = self._site
+                # Both listen on one socket of the kernel: whoever knocks is let in by one or the other.
+                self._bound, self._site = self._bound.dup(), None
+                await self._open()
+                await old.stop()
+
+    def cut(self) -> None:
+        """Cut the connections that are open."""
+        server = self._runner.server
+        for connection in server.connections if server is not None else []:
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def stop(self) -> None:
         """Stop waiting to open; an open port is the runner's to close."""
@@ -101,7 +157,8 @@ class Door:
 
     async def _open_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._open()
+        async with self._changing:
+            await self._open()
 
     async def _open(self) -> None:
         if self._site is None:
@@ -114,10 +171,7 @@ class Door:
             await self._site.stop()
             self._site = None
             self._bound = _bound(self._port)
-        server = self._runner.server
-        for connection in server.connections if server is not None else []:
-            if connection.transport is not None:
-                connection.transport.abort()
+        self.cut()
 
     async def _cancel_opening(self) -> None:
         if self._opening is not None:
@@ -137,15 +191,6 @@ async def _runner(stack: contextlib.AsyncExitStack, application: web.Application
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     return runner
-
-
-def _tls(credentials: SandboxCredentials) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(credentials.path("ca.pem"))
-    context.load_cert_chain(credentials.path("server_certificate.pem"), credentials.path("server_key.pem"))
-    return context
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """What can be turned on the stand-in, and the bounds of the imitation, with the reason for each number."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,10 +19,9 @@ FORCED_TIMEOUT_WORK_SECONDS: Final = 0.5
 DUPLICATE_WINDOW_SECONDS: Final = 24 * 3600
 STATUS_WINDOW_SECONDS: Final = 24 * 3600
 REVERSAL_WINDOW_SECONDS: Final = 24 * 3600
-# Visa's OpenAPI: the query looks back 120 days and gives ten rows unless asked otherwise.
+# Visa's OpenAPI: the query looks back 120 days and gives ten rows at most.
 QUERY_WINDOW_SECONDS: Final = 120 * 24 * 3600
-QUERY_ROWS_DEFAULT: Final = 10
-QUERY_ROWS_MAX: Final = 100
+QUERY_ROWS_MAX: Final = 10
 # Visa's encryption guide: a JWE is valid for two minutes, in both directions for clocks that differ.
 MLE_VALIDITY_MS: Final = 120_000
 # A push with every optional field is under 10 KiB; a fault plan of some hundred rules is under 100 KiB.
@@ -38,12 +37,15 @@ FAULT_RULES_MAX: Final = 500
 # Idle connections outlive the gap between two retries of one payout; handlers get this long at the end.
 KEEPALIVE_SECONDS: Final = 75.0
 SHUTDOWN_SECONDS: Final = 1.0
+# The acquiring BIN of Visa's samples and sandbox, with the country (numeric) it is enrolled for.
+ENROLLED: Final = {"408999": "840"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One running stand-in. All times are in seconds; port 0 takes a free one.
 
+    ``acquirers`` are the BINs enrolled for this project, each with its numeric country.
     ``clock`` gives seconds since the epoch and exists so that a test can let 24 hours pass.
     """
 
@@ -55,5 +57,8 @@ class Settings:
     query_amount_after_seconds: float = 0.0
     query_no_match: Literal["empty", "404"] = "empty"
     accepted_body: Literal["json", "text"] = "json"
+    accepted_headers: Literal["none", "location", "link"] = "none"
+    accounts_pace_seconds: float = 0.5
     mle_error_code: str = "9125"
+    acquirers: Mapping[str, str] = field(default_factory=lambda: dict(ENROLLED))
     clock: Callable[[], float] = time.time

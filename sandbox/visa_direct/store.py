@@ -65,7 +65,9 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms INTEGER NOT NULL,
-    operation TEXT NOT NULL CHECK (operation IN ('push', 'funding', 'reverse', 'adjustment')),
+    operation TEXT NOT NULL CHECK (
+        operation IN ('push', 'funding', 'reverse', 'adjustment', 'account', 'account_return')
+    ),
     money_moved INTEGER NOT NULL CHECK (money_moved IN (0, 1)),
     transaction_identifier TEXT NOT NULL,
     acquiring_bin TEXT NOT NULL,
@@ -113,6 +115,25 @@ CREATE TABLE IF NOT EXISTS pending (
     due_at_ms INTEGER NOT NULL,
     draft TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS account_payouts (
+    payout_id TEXT PRIMARY KEY,
+    client_reference_id TEXT NOT NULL,
+    initiating_party_id TEXT NOT NULL,
+    accepted_at_ms INTEGER NOT NULL,
+    payout TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS account_payouts_by_reference ON account_payouts (client_reference_id);
+CREATE TABLE IF NOT EXISTS account_cancellations (
+    payout_id TEXT PRIMARY KEY,
+    asked_at_ms INTEGER NOT NULL,
+    decided_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS account_dues (
+    payout_id TEXT NOT NULL,
+    due_at_ms INTEGER NOT NULL,
+    operation TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS account_dues_by_time ON account_dues (due_at_ms);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS fault_counts (
     rule INTEGER NOT NULL,
@@ -281,9 +302,9 @@ class Store:
 
 
 def _take_over(connection: sqlite3.Connection) -> None:
-    """Give a ledger file from before adjustments today's table; no row of it changes."""
+    """Give a ledger file from before accounts today's table; no row of it changes."""
     known = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'").fetchone()
-    if known is None or "'adjustment'" in known["sql"]:
+    if known is None or "'account'" in known["sql"]:
         return
     indexes = connection.execute("SELECT name FROM sqlite_master WHERE tbl_name = 'entries' AND type = 'index'")
     rename = ["ALTER TABLE entries RENAME TO entries_before"] + [f"DROP INDEX {row['name']}" for row in indexes]

@@ -15,7 +15,9 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "docs/rules.md",
+    "docs/failures.md",
     "docs/requirements.md",
+    "bench/README.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")

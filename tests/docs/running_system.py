@@ -27,6 +27,7 @@ from sandbox.samples.sample_file import Expectation, Play, SampleFile, load_samp
 from sandbox.servers.java import java_environment
 from sandbox.servers.kafka import KafkaCluster
 from sandbox.servers.postgres import PostgresServer, packaged_installation
+from sandbox.servers.processes import PortLease
 from sandbox.servers.visa_stand_in import VisaStandIn
 from sandbox.worker_process import worker_environment, worker_process
 from tests.docs.documents import ROOT, Command
@@ -83,6 +84,28 @@ class Answer:
     stderr: str
 
 
+class MainWorker:
+    """The worker that runs from the first command to the last, but for those that need an empty group."""
+
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+        self._environment = dict(environment)
+        self._directory = directory
+        self._running = contextlib.ExitStack()
+        self.port: int | None = None
+
+    def start(self) -> int:
+        """Its health port, the same each time."""
+        if self.port is None:
+            self.port = self._running.enter_context(worker_process(self._environment, self._directory))
+            self._environment["PAYOUTS_HTTP_PORT"] = str(self.port)
+        return self.port
+
+    def stop(self) -> None:
+        """By SIGTERM, as a supervisor does."""
+        self.port = None
+        self._running.close()
+
+
 @dataclass
 class RunningSystem:
     """Executes documented commands as an operator of this system would."""
@@ -90,20 +113,33 @@ class RunningSystem:
     environment: Mapping[str, str]
     directory: Path
     placeholders: dict[str, str]
+    main: MainWorker
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    exporters: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    lag_port: PortLease = field(default_factory=PortLease)
 
     def run(self, command: Command) -> Answer:
         """Fill in the placeholders and execute; ours in this process, everything else by a shell."""
         text = self.filled(command.text)
-        match shlex.split(text)[:2]:
-            case ["payouts", "worker"]:
+        self._stop_or_start_workers(text)
+        match shlex.split(text)[:3]:
+            case ["payouts", "worker", *_]:
                 return self._start_worker(shlex.split(text))
+            case ["payouts", "lag", "export"]:
+                return self._start_exporter(shlex.split(text))
             case ["payouts", *_]:
                 return self._ours(shlex.split(text)[1:], command.document)
             case ["kill", *_]:
                 return self._end_worker(text)
             case _:
                 return self.shell(text, command.document)
+
+    def _stop_or_start_workers(self, text: str) -> None:
+        """Offsets are moved while nobody is in the group: the book says so before the first of these commands."""
+        if text.startswith("payouts offsets ") or "--reset-offsets" in text:
+            self.main.stop()
+        else:
+            self.main.start()
 
     def filled(self, text: str) -> str:
         """The command with this system's names in place of the capitals."""
@@ -140,11 +176,15 @@ class RunningSystem:
         return asyncio.run(work())
 
     def close(self) -> None:
-        """End the workers that documented commands started."""
-        for worker in self.workers:
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait(10)
+        """End what documented commands started."""
+        for process in (*self.workers, *self.exporters):
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+        for exporter in self.exporters:
+            if exporter.stderr is not None:
+                exporter.stderr.close()
+        self.lag_port.release()
 
     def _placeholder(self, found: re.Match[str]) -> str:
         name = found[0]
@@ -184,6 +224,21 @@ class RunningSystem:
         log_text = port_file.with_suffix(".log").read_text(errors="replace")
         return Answer(0 if port_file.exists() else 1, "", "" if port_file.exists() else log_text[-2000:])
 
+    def _start_exporter(self, words: list[str]) -> Answer:
+        """`payouts lag export`, left running: it is ready when it says where it listens."""
+        self.lag_port.release()
+        exporter = subprocess.Popen(
+            [sys.executable, "-m", "ops", *words[1:]],
+            env=dict(self.environment),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.exporters.append(exporter)
+        assert exporter.stderr is not None
+        said = exporter.stderr.readline().decode()
+        return Answer(0 if "/metrics" in said else 1, "", said)
+
     def _end_worker(self, text: str) -> Answer:
         """`kill -TERM`: its own exit code, and that of the worker, which must end by itself."""
         answer = self.shell(text, "RUNBOOK.md")
@@ -211,10 +266,16 @@ def running_system(kafka: KafkaCluster, postgres: PostgresServer, directory: Pat
         environment = _environment(kafka, names, visa, directory)
         _made(environment, "topics", "ensure", "--replication-factor", "1", "--partitions", "3")
         _made(environment, "ledger", "migrate")
-        with worker_process(environment, directory) as port:
+        main = MainWorker(environment, directory)
+        with contextlib.ExitStack() as stack:
+            stack.callback(main.stop)
+            port = main.start()
             run = _played(environment, names, visa, directory)
             environment |= {"PAYOUTS_HTTP_PORT": str(port), "PATH": f"{_tools(kafka, directory)}:{os.environ['PATH']}"}
-            system = RunningSystem(environment, directory, _placeholders(run, names))
+            system = RunningSystem(environment, directory, _placeholders(run, names), main)
+            environment["PAYOUTS_LAG_PORT"] = str(system.lag_port.port)
+            system.placeholders["LETTER_ID"] = _letter(system)
+            system.placeholders["NEW_KEY_ID"] = _new_files(visa, system._desk("RUNBOOK.md"))
             try:
                 yield system
             finally:
@@ -269,6 +330,14 @@ def _placeholders(run: DemoRun, names: Names) -> dict[str, str]:
     return values
 
 
+def _letter(system: RunningSystem) -> str:
+    """The dead letter that the undecodable sample became."""
+    (place,) = system.fetch(
+        "SELECT topic, partition_number, record_offset FROM intake WHERE disposition = 'DEAD_LETTER'"
+    )
+    return "{topic}-{partition_number}-{record_offset}".format(**place)
+
+
 def _tools(kafka: KafkaCluster, directory: Path) -> Path:
     """Kafka's own tools under their usual names, psql, and `payouts` as an installation has it."""
     tools = directory / "tools"
@@ -281,6 +350,21 @@ def _tools(kafka: KafkaCluster, directory: Path) -> Path:
     _script(tools / "psql", f'{shlex.quote(str(packaged_installation() / "bin" / "psql"))} --no-psqlrc "$@"')
     _script(tools / "payouts", f'{shlex.quote(sys.executable)} -m ops "$@"')
     return tools
+
+
+def _new_files(visa: VisaStandIn, desk: Path) -> str:
+    """What an operator has before he renews: a client certificate, and a message key, whose id this gives."""
+    client = Path(visa.admin("POST", "/sandbox/keys/client")["directory"])
+    message = visa.admin("POST", "/sandbox/keys/mle")
+    made = {
+        "new_client_cert.pem": client / "client_certificate.pem",
+        "new_private_key.pem": client / "client_key.pem",
+        "new_mle_private_key.pem": Path(message["directory"]) / "mle_client_private_key.pem",
+    }
+    for name, source in made.items():
+        shutil.copy(source, desk / name)
+        (desk / name).chmod(0o600)
+    return str(message["key_id"])
 
 
 def _script(path: Path, line: str) -> None:

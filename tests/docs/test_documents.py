@@ -42,9 +42,16 @@ LATER = ("Pay once", "Prove", "Visa", "Operate", "Ship")
 ARCHITECTURE_LINES_MAX = 250
 # Of the commands only, not of `Settings`; each is looked for in the code below.
 COMMAND_VARIABLES = frozenset(
-    {"PAYOUTS_SETTINGS_FILE", "PAYOUTS_OPERATOR", "PAYOUTS_DEBUG", "PAYOUTS_STATE_DIR", "PAYOUTS_CACHE_DIR"}
+    {
+        "PAYOUTS_SETTINGS_FILE",
+        "PAYOUTS_OPERATOR",
+        "PAYOUTS_DEBUG",
+        "PAYOUTS_LAG_PORT",
+        "PAYOUTS_STATE_DIR",
+        "PAYOUTS_CACHE_DIR",
+    }
 )
-VARIABLE = re.compile(r"\b(?:PAYOUTS|KAFKA|VISA|DATABASE|SCHEMA_REGISTRY|REQUEST_ID)_[A-Z0-9_]+\b")
+VARIABLE = re.compile(r"\b(?:PAYOUTS|KAFKA|VISA|DATABASE|SCHEMA_REGISTRY|REQUEST_ID|JWKS)_[A-Z0-9_]+\b")
 # Written so that this file does not contain what it looks for.
 MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("work", "root", "home", "Users")))
 PACKAGE_HOSTS = re.compile(
@@ -123,7 +130,9 @@ def test_every_rule_says_how_far_it_is_kept_and_what_proves_it() -> None:
             assert any(title in coming[1] for title in LATER), f"{name}: {coming[1]}"
 
 
-@pytest.mark.parametrize("document", ["docs/rules.md", "docs/requirements.md", "ARCHITECTURE.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/rules.md", "docs/failures.md", "docs/requirements.md", "ARCHITECTURE.md", "CHANGELOG.md"]
+)
 def test_every_test_that_is_named_exists(document: str) -> None:
     missing = [f"{path}::{name}" for path, name in named_tests(read(document)) if name not in functions(path)]
     assert missing == []
@@ -165,7 +174,7 @@ def _settings_of_the_runbook() -> dict[str, str]:
 
 
 def test_the_settings_table_is_the_code() -> None:
-    """Every setting of the code is in the table, and nothing else."""
+    """B11: every setting of the code is in the table, and nothing else."""
     documented = set(_settings_of_the_runbook())
     assert documented == {name.upper() for name in Settings.model_fields} | COMMAND_VARIABLES
 
@@ -214,12 +223,17 @@ def test_every_hold_reason_of_the_code_is_explained() -> None:
     answers = (ROOT / "processors/payout/answers.py").read_text(encoding="utf-8")
     outcome = (ROOT / "processors/visa/outcome.py").read_text(encoding="utf-8")
     operators = (ROOT / "processors/payout/operator_actions.py").read_text(encoding="utf-8")
-    words = operators + (ROOT / "processors/payout/row.py").read_text(encoding="utf-8")
+    accounts = (ROOT / "processors/payout/account_answers.py").read_text(encoding="utf-8")
+    account_outcome = (ROOT / "processors/visa/account_outcome.py").read_text(encoding="utf-8")
+    words = operators + accounts + (ROOT / "processors/payout/row.py").read_text(encoding="utf-8")
     by_name = dict(re.findall(r'^([A-Z_]+)(?:: Final)? = "([A-Z_]+)"$', words, re.MULTILINE))
     named = {by_name[name] for name in re.findall(r"hold_reason\"?[=:] ?([A-Z_]+)\b", operators)}
-    assert {"RESOLUTION_PROPOSED", "RESOLUTION_UNDONE", "LEDGER_RESTORED"} <= named
+    named |= {by_name[name] for name in re.findall(r"hold_reason=([A-Z_]+)\b", accounts)}
+    named |= {"ACCOUNT_RAIL_NOT_CONFIGURED"}  # what a worker without the setting makes of a question
+    assert {"RESOLUTION_PROPOSED", "RESOLUTION_UNDONE", "LEDGER_RESTORED", "CONTRADICTED_AFTER_PAID"} <= named
     reasons = named | set(re.findall(r'hold_reason="(\w+)"', answers)) | set(re.findall(r'OPERATOR, "(\w+)"', outcome))
-    reasons |= set(re.findall(r'"(QUERY_\w+_MISMATCH)"', outcome)) | FROZEN_FOR
+    reasons |= set(re.findall(r'OPERATOR, "(\w+)"', account_outcome))
+    reasons |= set(re.findall(r'"(\w+_MISMATCH)"', outcome + account_outcome)) | FROZEN_FOR
     assert len(reasons) > 5
     assert {reason for reason in reasons if reason not in held} == set()
 
@@ -252,12 +266,13 @@ def test_every_dead_letter_code_is_explained() -> None:
 
 
 def test_every_metric_that_is_named_exists() -> None:
-    """A name in the runbook that a worker does not show sends somebody looking for nothing at 3 a.m."""
-    exposed: set[str] = set()
+    """A name in the runbook that nothing shows sends somebody looking for nothing at 3 a.m."""
+    exporter = (ROOT / "ops/lag_export.py").read_text(encoding="utf-8")
+    exposed = set(re.findall(r'"((?:payouts|kafka)_[a-z_]+)",? ', exporter.replace("\n", " ")))
     for family in Metrics().registry.collect():
         exposed |= {family.name, f"{family.name}_total", f"{family.name}_bucket", f"{family.name}_count"}
     for document in ("RUNBOOK.md", "docs/rules.md", "README.md"):
-        named = set(re.findall(r"`(payouts_[a-z_]+)`", read(document)))
+        named = set(re.findall(r"`((?:payouts|kafka)_[a-z_]+)`", read(document)))
         assert named <= exposed, document
 
 
@@ -282,6 +297,7 @@ def test_commands_can_be_parsed(command: Command) -> None:
                 "curl",
                 "openssl",
                 "kill",
+                "install",
                 "kafka-consumer-groups.sh",
                 "kafka-topics.sh",
                 "kafka-get-offsets.sh",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 
@@ -22,20 +23,28 @@ MEBIBYTE = 1024 * 1024
 def take_room_away(process_id: int, bytes_max: int) -> None:
     """No process of this family may write past `bytes_max` of any file, from now on; new ones inherit it."""
     parent = psutil.Process(process_id)
-    processes = [process.pid for process in (parent, *parent.children(recursive=True))]
+    limit = (bytes_max, resource.RLIM_INFINITY)
     # PostgreSQL refuses root and runs as another user, who alone may limit it.
     helper = os.fork()
     if helper == 0:
-        failed = 1
-        with contextlib.suppress(OSError, ValueError):
+        error_number = errno.EINVAL
+        try:
             os.setgid(parent.gids().real)
             os.setuid(parent.uids().real)
-            for number in processes:
-                resource.prlimit(number, resource.RLIMIT_FSIZE, (bytes_max, resource.RLIM_INFINITY))
-            failed = 0
-        os._exit(failed)
+            # The parent first: whoever is born after the children were listed has inherited its limit.
+            resource.prlimit(process_id, resource.RLIMIT_FSIZE, limit)
+            for child in parent.children(recursive=True):
+                # A session or a vacuum may end between the look and the limit; it writes no more either.
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, limit)
+            error_number = 0
+        except OSError as error:
+            error_number = error.errno or errno.EINVAL
+        finally:
+            os._exit(error_number)
     _, status = os.waitpid(helper, 0)
-    assert status == 0, "the limit could not be set"
+    error_number = os.waitstatus_to_exitcode(status)
+    assert error_number == 0, f"the limit could not be set: {os.strerror(error_number)}"
 
 
 def test_the_databases_disk_is_full(own_postgres: PostgresServer, make_pipeline: MakePipeline) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from tests.fuzz.harness import Target
-from tests.fuzz.targets import boxes, contracts, files, pipeline, texts, visa
+from tests.fuzz.targets import boxes, contracts, files, pipeline, texts, visa, visa_accounts
 
 TARGETS: Final[tuple[Target, ...]] = (
     *contracts.TARGETS,
     *boxes.TARGETS,
     *visa.TARGETS,
+    *visa_accounts.TARGETS,
     *files.TARGETS,
     *pipeline.TARGETS,
     *texts.TARGETS,

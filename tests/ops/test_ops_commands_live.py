@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -192,7 +193,7 @@ def test_a_review_decision_is_published_only_for_the_open_case(live: Live) -> No
     )
     (case,) = [case for case in live.data("review", "list") if case["payout_id"] == payout_id]
     assert (case["case_id"], case["score_basis_points"], case["amount_text"]) == (case_id, 7800, "12.50 USD")
-    other = live.run("review", "approve", f"{payout_id}.2", "--reason-code", "FALSE_POSITIVE")
+    other = live.run("review", "approve", f"{payout_id}.2", "--reason-code", "FALSE_POSITIVE", "--yes")
     assert other.exit_code == ExitCode.REFUSED
     assert "is not open" in other.stderr
     words = (
@@ -205,6 +206,7 @@ def test_a_review_decision_is_published_only_for_the_open_case(live: Live) -> No
         "other year",
         "--reviewer",
         "maria",
+        "--yes",
     )
     first, second = live.data(*words), live.data(*words)
     assert first["event_id"] == second["event_id"], "the same decision is the same event"
@@ -218,7 +220,7 @@ def test_a_review_decision_is_published_only_for_the_open_case(live: Live) -> No
             Change(row, replace(row, state=PayoutState.CLEARED), "review_approved", "worker-1")
         )
     )
-    closed = live.run("review", "reject", case_id, "--reason-code", "CONFIRMED_MATCH")
+    closed = live.run("review", "reject", case_id, "--reason-code", "CONFIRMED_MATCH", "--yes")
     assert closed.exit_code == ExitCode.REFUSED
     assert "CLEARED" in closed.stderr
 
@@ -346,11 +348,11 @@ def test_lag_gives_no_number_where_nothing_is_committed(live: Live) -> None:
     values = live.data("lag")
     rows = {(row["topic"], row["partition"]): row for row in values["partitions"]}
     assert (topic, 0) not in rows
-    assert rows[requests, 0]["lag"] == rows[requests, 0]["end"]
-    assert rows[requests, 1]["committed"] is None
-    assert rows[requests, 1]["lag"] is None
-    assert sum(rows[requests, number]["end"] for number in range(3)) == before + 1
-    assert (values["members"], values["lag"]) == (0, rows[requests, 0]["end"])
+    assert rows[requests, 0]["lag_records"] == rows[requests, 0]["end_offset"]
+    assert rows[requests, 1]["committed_offset"] is None
+    assert rows[requests, 1]["lag_records"] is None
+    assert sum(rows[requests, number]["end_offset"] for number in range(3)) == before + 1
+    assert (values["members"], values["lag_records"]) == (0, rows[requests, 0]["end_offset"])
 
 
 def test_doctor_names_what_is_well_and_what_is_missing(live: Live) -> None:
@@ -362,7 +364,7 @@ def test_doctor_names_what_is_well_and_what_is_missing(live: Live) -> None:
         assert finding["status"] == "ok" or finding["advice"], finding
     assert by_check["kafka"] == ["ok"]
     assert by_check["keys"] == ["ok"]
-    assert by_check["policies"] == ["ok", "ok"]
+    assert by_check["policies"] == ["ok", "ok", "ok"], "corridors, watch list, review"
     assert by_check["postgresql"] == ["ok"]
     assert by_check["ledger"] == ["ok"]
     assert "fail" in by_check["settings"]
@@ -423,3 +425,32 @@ def test_schemas_are_pushed_once_and_requests_carry_the_registered_id(live: Live
     assert schema_id_of(record.value() or b"") == ids["PayoutRequest"] < 1_000_000
     shown = live.run("show", payout_id, "--output", "json", **registry)
     assert [moment["what"] for moment in json.loads(shown.stdout)["timeline"]] == ["PayoutRequest"]
+
+
+def test_personal_data_in_topics_is_found_by_place_and_never_shown(live: Live) -> None:
+    """S0-41, S1-11: in an event's field and in bytes that are no event; what is encrypted is no hit; 1 if anything."""
+
+    def found() -> set[tuple[str, str]]:
+        result = live.run("pii-scan", "--topics", "--output", "json")
+        assert CARD not in result.stdout + result.stderr
+        rows = json.loads(result.stdout)
+        assert result.exit_code == (ExitCode.FOUND if rows else ExitCode.OK), result.stderr
+        return {(row["kind"], row["place"]) for row in rows}
+
+    before = found()
+    sent = live.run("send", "-", stdin=lines(request_document(unique("sealed"))))
+    assert sent.exit_code == ExitCode.OK, sent.stderr
+    live.publish("PayoutResult", result_record(unique("clean")))
+    assert found() == before
+    live.publish("PayoutResult", result_record(unique("planted"), originator_id=f"shop {CARD}"))
+    live.publish(
+        "PayoutRetry", {"payout_id": unique("garbage")}, raw=f'{{"email": "user@example.com {CARD}"}}'.encode()
+    )
+    planted = {(kind, re.sub(r"\[\d+\]@\d+", "", place)) for kind, place in found() - before}
+    results, retry = f"{live.prefix}payout_results", f"{live.prefix}payout_retry"
+    assert planted == {
+        ("CARD", f"{results} value.originator_id"), ("CARD", f"{retry} value"), ("EMAIL", f"{retry} value"),
+    }  # fmt: skip
+    only = live.run("pii-scan", "--topic", "payout_retry", "--kind", "EMAIL", "--since", "1h")
+    assert only.exit_code == ExitCode.FOUND
+    assert "payout_results" not in only.stdout

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -49,6 +49,7 @@ class Desk:
     """An operator's desk: his commands, and the database that they change."""
 
     url: str
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,7 +59,12 @@ class Desk:
             "DATABASE_URL": self.url,
             "PAYOUTS_OPERATOR": "maria",
             "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            **self.more,
         }
+
+    def with_settings(self, **settings: str) -> Desk:
+        """The same desk with other settings."""
+        return replace(self, more=settings)
 
     def run(self, *words: str) -> Result:
         """Run `payouts WORDS…` in this process."""
@@ -82,6 +88,13 @@ class Desk:
     def stored(self, state: PayoutState = PayoutState.RECEIVED, **changes: Any) -> PayoutRow:
         """A payout in this state."""
         return self.ledger(lambda ledger: stored(ledger, state, **changes))
+
+    def moved(self, row: PayoutRow, **changes: Any) -> PayoutRow:
+        """The payout one version on, as a worker writes it."""
+        change = Change(row, replace(row, **changes), "worker_did", "worker-1")
+        moved = self.ledger(lambda ledger: ledger.commit(change))
+        assert moved is not None
+        return moved
 
     def row(self, payout_id: str) -> PayoutRow:
         """The payout as it is now."""

@@ -20,7 +20,7 @@ from processors.payout.row import FundingKind, PayoutRow, PayoutState
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 TABLES = (
     *("payouts", "receipts", "card_pulls", "history", "modes", "intake", "verified_offsets"),
-    *("seals", "seal_head", "adoptions"),
+    *("seals", "seal_head", "adoptions", "restores"),
 )
 EMPTY_THE_LEDGER = "; ".join(
     [

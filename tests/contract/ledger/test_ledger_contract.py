@@ -29,6 +29,7 @@ from processors.payout.row import (
     MUTABLE_COLUMNS,
     CompensationAction,
     CompensationState,
+    DestinationKind,
     Executor,
     FundingKind,
     PayoutRow,
@@ -108,6 +109,7 @@ async def test_times_come_back_in_utc_whatever_their_zone(harness: Harness) -> N
 
 
 async def test_l7_a_receipt_belongs_to_the_first_payout_that_claims_it(harness: Harness) -> None:
+    """L7, B2, B6: what may be used once is used once, and no end of its payout gives it free."""
     first = await inserted(harness.ledger, 1, funding_reference="shared")
     second = await inserted(harness.ledger, 2, funding_reference="shared")
     assert first.receipt_owned
@@ -212,6 +214,74 @@ async def test_l7_receipt_owned_is_derived_and_a_change_cannot_claim_it(harness:
     assert not changed.funding_captured
 
 
+# S3, S8: the account rail
+
+ACCOUNT_KINDS = [DestinationKind.ACCOUNT, DestinationKind.WALLET]
+
+
+async def test_s3_where_a_payout_goes_is_fixed_by_its_first_record(harness: Harness) -> None:
+    before = await inserted(harness.ledger, 1, destination_kind=DestinationKind.WALLET)
+    changed = await committed(harness.ledger, step(before, destination_kind=DestinationKind.CARD))
+    assert changed.destination_kind is DestinationKind.WALLET
+
+
+@pytest.mark.parametrize("kind", ACCOUNT_KINDS)
+@pytest.mark.parametrize("state", [PayoutState.UNKNOWN, PayoutState.PENDING, PayoutState.SUBMITTING])
+async def test_s3_an_account_payout_that_may_have_been_sent_is_never_sent_again(
+    harness: Harness, kind: DestinationKind, state: PayoutState
+) -> None:
+    """S0-19: whatever a worker decides, the ledger itself takes no second intent; the row stays as it is."""
+    ambiguous = state is not PayoutState.SUBMITTING
+    facts: dict[str, Any] = {"state": state, "attempts": 1, "ambiguous": ambiguous}
+    before = await inserted(harness.ledger, 1, destination_kind=kind, **facts, **identity(1))
+    again = step(before, "intent", state=PayoutState.SUBMITTING, attempts=2)
+    with pytest.raises(RowRejected, match="payouts_account_never_sent_again"):
+        await harness.ledger.begin(again, OWNER, 60.0)
+    with pytest.raises(RowRejected, match="payouts_account_never_sent_again"):
+        await harness.ledger.commit(again)
+    assert await harness.ledger.read(before.payout_id) == before
+
+
+async def test_s3_s4_an_account_payout_is_sent_again_where_every_attempt_was_refused(harness: Harness) -> None:
+    facts: dict[str, Any] = {"state": PayoutState.CLEARED, "attempts": 1}
+    before = await inserted(harness.ledger, 1, destination_kind=DestinationKind.ACCOUNT, **facts, **identity(1))
+    assert (await begun(harness.ledger, before, attempts=2)).attempts == 2
+
+
+async def test_s3_a_card_payout_may_be_sent_again_while_ambiguous(harness: Harness) -> None:
+    """The duplicate key is the card rail's: its resend is decided by the state machine."""
+    before = await inserted(harness.ledger, 1, state=PayoutState.UNKNOWN, attempts=1, ambiguous=True, **identity(1))
+    assert (await begun(harness.ledger, before, attempts=2)).attempts == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"returned_at": None, "returned_version": 0, "returned_reason_code": None},
+        {"returned_at": START + timedelta(seconds=9)},
+        {"returned_version": 8},
+        {"returned_reason_code": "ANOTHER"},
+    ],
+    ids=["erased", "another time", "another version", "another reason"],
+)
+async def test_s8_that_a_payout_came_back_is_recorded_once_and_kept(harness: Harness, other: dict[str, Any]) -> None:
+    facts = {"returned_at": START, "returned_version": 2, "returned_reason_code": "RETURNED"}
+    before = await inserted(harness.ledger, 1, state=PayoutState.PAID)
+    returned = await committed(harness.ledger, step(before, "returned", **facts))
+    with pytest.raises(RowRejected, match="payouts_return_kept"):
+        await harness.ledger.commit(step(returned, **other))
+    assert (await committed(harness.ledger, step(returned, inquiries=3))).returned_at == START
+
+
+@pytest.mark.parametrize(
+    "part", [{"returned_at": START}, {"returned_version": 2}, {"returned_reason_code": "RETURNED"}], ids=str
+)
+async def test_s8_a_return_is_whole_or_not_there(harness: Harness, part: dict[str, Any]) -> None:
+    before = await inserted(harness.ledger, 1, state=PayoutState.PAID)
+    with pytest.raises(RowRejected, match="payouts_returned_whole"):
+        await harness.ledger.commit(step(before, **part))
+
+
 # L2: compare-and-set with history
 
 EVERY_MUTABLE_COLUMN: dict[str, Any] = {
@@ -246,6 +316,9 @@ EVERY_MUTABLE_COLUMN: dict[str, Any] = {
     "transaction_identifier": "381228649430015",
     "approval_code": "98765X",
     "visa_correlation_id": "visa-1",
+    "returned_at": START + timedelta(seconds=7),
+    "returned_version": 9,
+    "returned_reason_code": "RETURNED",
     "compensation_action": CompensationAction.REVERSE_FUNDS,
     "compensation_executor": Executor.PROCESSOR,
     "compensation_reason_code": "C_CODE",
@@ -275,9 +348,8 @@ async def test_l2_a_commit_writes_every_mutable_column_and_no_other(harness: Har
 
 
 async def test_l2_a_commit_can_clear_what_may_be_empty(harness: Harness) -> None:
-    full = {
-        name: value for name, value in EVERY_MUTABLE_COLUMN.items() if name not in identity(7) | adjustment_identity(8)
-    }
+    kept = {*identity(7), *adjustment_identity(8), "returned_at", "returned_version", "returned_reason_code"}
+    full = {name: value for name, value in EVERY_MUTABLE_COLUMN.items() if name not in kept}
     before = await inserted(harness.ledger, 1, **full)
     empty: dict[str, Any] = {f.name: None for f in fields(PayoutRow) if f.name in full and "None" in str(f.type)}
     assert len(empty) > 20

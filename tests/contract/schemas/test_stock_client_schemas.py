@@ -20,7 +20,16 @@ from schemas import catalog
 from schemas.codec import Codec
 from schemas.topics import subject_of, topic_for
 
-FILES = sorted((Path(__file__).parent / "golden").glob("*.json"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
+
+
+def _is_newest(path: Path) -> bool:
+    name, version = path.name.split(".")[:2]
+    return int(version[1:]) == catalog.versions(name)[-1]
+
+
+FILES = [path for path in GOLDEN if _is_newest(path)]
+"""What a stranger with our current files writes and reads; older bytes are for the golden tests."""
 
 
 class StrangersRegistry:
@@ -79,6 +88,16 @@ async def test_a_stock_consumer_reads_what_we_write(path: Path, client: SchemaRe
     data = await Codec(StrangersRegistry(client)).encode(name, _record(path))
     read = AvroDeserializer(client, catalog.schema_path(name).read_text("utf-8"))
     assert read(data, SerializationContext(topic_for(name), MessageField.VALUE)) == _record(path)
+
+
+async def test_a_consumer_with_the_schema_from_before_returns_still_reads_one(client: SchemaRegistryClient) -> None:
+    """S8: it learns from the status that the payout came back, and misses only the record that says more."""
+    path = next(path for path in FILES if path.name == "PayoutResult.v2.returned.json")
+    data = await Codec(StrangersRegistry(client)).encode("PayoutResult", _record(path))
+    read = AvroDeserializer(client, catalog.schema_text("PayoutResult", 1))
+    told = read(data, SerializationContext(topic_for("PayoutResult"), MessageField.VALUE))
+    assert told == {name: value for name, value in _record(path).items() if name != "returned"}
+    assert told["status"] == "RETURNED"
 
 
 async def test_a_java_producers_string_annotation_changes_nothing(client: SchemaRegistryClient) -> None:

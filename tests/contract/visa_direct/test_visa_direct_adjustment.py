@@ -143,13 +143,19 @@ async def test_nothing_can_be_asked_about_a_late_one_but_the_query(visa: VisaCli
     assert (await visa.get(f"{ADJUSTMENT}/{accepted.body['statusIdentifier']}")).status == 404
 
 
-def test_a_ledger_file_from_before_adjustments_is_taken_over(tmp_path: Path) -> None:
+ACCOUNTS_SINCE = ", 'account', 'account_return'"
+
+
+@pytest.mark.parametrize(
+    "unknown", [ACCOUNTS_SINCE, f", 'adjustment'{ACCOUNTS_SINCE}"], ids=["accounts", "adjustments"]
+)
+def test_a_ledger_file_from_before_an_operation_is_taken_over(tmp_path: Path, unknown: str) -> None:
     """The stand-in's ledger is the only judge of "paid": no entry of an earlier version may get lost or changed."""
     path = tmp_path / "ledger.sqlite3"
     Store(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         today: str = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'").fetchone()[0]
-        earlier = today.replace(", 'adjustment'", "")
+        earlier = today.replace(unknown, "")
         assert earlier != today
         connection.executescript(f"DROP TABLE entries; {earlier};")
         connection.executescript("CREATE INDEX entries_by_numbers ON entries (stan, rrn)")
@@ -167,8 +173,9 @@ def test_a_ledger_file_from_before_adjustments_is_taken_over(tmp_path: Path) -> 
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         assert {"entries_by_numbers", "entries_by_status", "entries_refuse_update"} <= names
         assert "entries_before" not in names
-        row["operation"] = "adjustment"
-        connection.execute(f"INSERT INTO entries ({', '.join(row)}) VALUES ({marks})", list(row.values()))
-        assert [number for (number,) in connection.execute("SELECT id FROM entries ORDER BY id")] == [41, 42]
+        for operation in ("adjustment", "account"):
+            row["operation"] = operation
+            connection.execute(f"INSERT INTO entries ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+        assert [number for (number,) in connection.execute("SELECT id FROM entries ORDER BY id")] == [41, 42, 43]
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute("DELETE FROM entries")

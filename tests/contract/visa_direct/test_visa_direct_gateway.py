@@ -74,10 +74,10 @@ async def test_missing_basic_credentials_are_401_9123(visa: VisaClient) -> None:
     assert (response.status_code, visa.answer(response).code) == (401, "9123")
 
 
-async def test_wrong_basic_credentials_are_401_9209(visa: VisaClient) -> None:
-    """A wrong password: 401, code 9209, token validation failed."""
+async def test_wrong_basic_credentials_are_401_9124(visa: VisaClient) -> None:
+    """A wrong password: 401, code 9124 (Visa's error page)."""
     response = await visa.visa.get(HELLO, auth=(visa.basic[0], "wrong"))
-    assert (response.status_code, visa.answer(response).code) == (401, "9209")
+    assert (response.status_code, visa.answer(response).code) == (401, "9124")
 
 
 async def test_an_error_has_the_gateways_shape_and_is_in_the_clear(visa: VisaClient) -> None:

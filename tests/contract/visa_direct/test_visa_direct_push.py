@@ -258,8 +258,9 @@ async def test_a_resend_of_a_decline_gives_the_declines_code(visa: VisaClient) -
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_another_value_in_any_of_the_five_fields_pays_again(visa: VisaClient, change: dict[str, Any]) -> None:
+async def test_another_value_in_any_of_the_five_fields_pays_again(start: Start, change: dict[str, Any]) -> None:
     """S1, S3: the duplicate key is exactly those five; a new identity is a second payment."""
+    visa = await start(acquirers={"408999": "840", "408998": "840"})
     await visa.push(push_body())
     assert (await visa.push(push_body() | change)).body["actionCode"] == "00"
     assert len(moved(await visa.entries())) == 2

@@ -52,13 +52,15 @@ async def test_what_visa_rejected_is_failed(visa: VisaClient) -> None:
     assert [row["statusCode"] for row in (await visa.query(push_body())).body] == ["FAILED"]
 
 
-async def test_the_query_knows_bin_trace_number_and_reference_only(visa: VisaClient) -> None:
+async def test_the_query_knows_bin_trace_number_and_reference_only(start: Start) -> None:
     """S1: two payments that differ in the terminal only cannot be told apart by the query."""
+    visa = await start(acquirers={"408999": "840", "408998": "840"})
     other = push_body()["cardAcceptor"] | {"terminalId": "T2"}
     await visa.push(push_body(1))
     await visa.push(push_body(1, cardAcceptor=other))
     await visa.push(push_body(1, acquiringBin=408998))
     assert [row["actionCode"] for row in (await visa.query(push_body())).body] == ["00", "00"]
+    assert len(await visa.entries()) == 3
 
 
 async def test_by_transaction_identifier(visa: VisaClient) -> None:
@@ -144,14 +146,15 @@ async def test_rows_older_than_120_days_are_gone(visa: VisaClient, clock: Clock)
 
 
 async def test_pages_fields_dates_and_acceptor(visa: VisaClient) -> None:
-    """limit (10), offset, x-pagination, fields, caid, start and end date."""
+    """limit (at most 10), offset, x-pagination, fields, caid, start and end date."""
     for _ in range(11):
         await visa.push(push_body())
     first = await visa.query(push_body())
     assert (len(first.body), first.headers["x-pagination"]) == (10, "true")
     rest = await visa.query(push_body(), offset="10", fields="actionCode,originalActionCode")
     assert rest.body == [{"actionCode": "94", "originalActionCode": "00"}]
-    assert len((await visa.query(push_body(), limit="11", caid="ACME")).body) == 11
+    assert len((await visa.query(push_body(), limit="11", caid="ACME")).body) == 10
+    assert len((await visa.query(push_body(), limit="3")).body) == 3
     assert (await visa.query(push_body(), caid="OTHER")).body == []
     assert (await visa.query(push_body(), transactionStartDate="01-01-2199:00:00:00")).body == []
     assert (await visa.query(push_body(), transactionEndDate="01-01-2001:00:00:00")).body == []

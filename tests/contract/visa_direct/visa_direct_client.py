@@ -18,6 +18,14 @@ REVERSE = "/visadirect/fundstransfer/v1/reversefundstransactions"
 ADJUSTMENT = "/visadirect/v1/adjustment"
 QUERY = "/visadirect/v1/transactionquery"
 HELLO = "/vdp/helloworld"
+JWKS = "/.well-known/jwks"
+PAYOUTS = "/visapayouts/v3/payouts"
+CANCEL = "/visapayouts/v3/payouts/cancel"
+ATTRIBUTES = "/paai/fundstransferattinq/v5/cardattributes/fundstransferinquiry"
+VALIDATION = "/pav/v1/cardvalidation"
+ALIAS = "/visaaliasdirectory/v1/resolve"
+RATES = "/forexrates/v2/foreignexchangerates"
+PARTY = 1002
 
 APPROVED_CARD = "4957030420210462"
 
@@ -47,13 +55,25 @@ def push_body(number: int = 1, recipient: str = "tok_approve_1", **changes: Any)
             "name": "Acme",
             "idCode": "ACME",
             "terminalId": "T1",
-            "address": {"country": "USA", "city": "Foster City", "state": "CA", "zipCode": "94404"},
+            "address": {
+                "country": "USA",
+                "city": "Foster City",
+                "county": "San Mateo",
+                "state": "CA",
+                "zipCode": "94404",
+            },
         },
         "localTransactionDateTime": "2026-01-31T12:00:00",
         "retrievalReferenceNumber": f"603112{number // 900000:06d}",
         "systemsTraceAuditNumber": 100000 + number % 900000,
         "transactionCurrencyCode": "USD",
         "senderReference": f"REF{number:013d}",
+        "senderName": "Acme Inc",
+        "senderAddress": "1 Market St",
+        "senderCity": "Foster City",
+        "senderStateCode": "CA",
+        "senderPostalCode": "94404",
+        "senderCountryCode": "USA",
         "sourceOfFundsCode": "05",
     }
     if recipient.isdigit():
@@ -125,6 +145,31 @@ def adjustment_body(number: int = 1, **changes: Any) -> dict[str, Any]:
         }
         | changes
     )
+
+
+def account_reference(number: int) -> str:
+    return f"ACC{number:013d}"
+
+
+def payout_body(number: int = 1, account: str = "TESTDELIVER1", **detail: Any) -> dict[str, Any]:
+    """A payout to a bank account; ``number`` makes its reference its own."""
+    return {
+        "payoutMethod": "B",
+        "transactionDetail": {
+            "initiatingPartyId": PARTY,
+            "businessApplicationId": "FD",
+            "clientReferenceId": account_reference(number),
+            "transactionAmount": "25.50",
+            "transactionCurrencyCode": "USD",
+            "senderSourceOfFunds": "05",
+        }
+        | detail,
+        "senderDetail": {"name": "Acme Inc"},
+        "recipientDetail": {
+            "name": "Rosalind Example",
+            "bank": {"accountNumber": account, "countryCode": "GBR", "currencyCode": "GBP"},
+        },
+    }
 
 
 @dataclass
@@ -249,6 +294,18 @@ class VisaClient:
             rrn=body["retrievalReferenceNumber"],
             **more,
         )
+
+    async def send(self, body: dict[str, Any], **headers: str) -> Answer:
+        return await self.post(PAYOUTS, body, **headers)
+
+    async def asked(self, number: int) -> Answer:
+        """Ask for an account payout by its reference."""
+        parameters = {"id": account_reference(number), "idType": "CLIENT_REFERENCE_ID"}
+        return await self.get(PAYOUTS, **parameters, initiatingPartyId=str(PARTY))
+
+    async def knobs(self, **values: Any) -> None:
+        response = await self.admin.put("/sandbox/knobs", json=values)
+        assert response.status_code == 200, response.text
 
     async def entries(self, **parameters: Any) -> list[dict[str, Any]]:
         response = await self.admin.get("/sandbox/ledger", params=parameters)

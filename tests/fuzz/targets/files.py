@@ -1,7 +1,8 @@
-"""Files that people write: lines of `payouts send`, corridor policies, watch lists, the table of action codes."""
+"""Files that people write or keep: lines of `payouts send`, policies, watch lists, action codes, plans for offsets."""
 
 import csv
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -13,6 +14,24 @@ from typing import Any, Final
 import yaml
 
 from ops.failures import CommandFailed
+from ops.offset_plans import (
+    CommittedPlace,
+    Effect,
+    FileChanged,
+    FileUnreadable,
+    Move,
+    OffsetBackup,
+    OffsetPlan,
+    TargetUnusable,
+    decode_backup,
+    decode_plan,
+    encode,
+    parse_csv,
+    parse_datetime,
+    parse_duration,
+    parse_topics,
+    undo_of,
+)
 from ops.payout_lines import CSV_COLUMNS, BadLine, Line, RequestBuilder, csv_lines, json_lines
 from ops.send import _prepared
 from processors.compliance.watch_list import WatchListInvalid, parse_watch_list
@@ -246,7 +265,76 @@ def _action_codes(data: bytes) -> None:
         check_message(str(error))
 
 
+# --- plans for offsets --------------------------------------------------------------------------------------------
+
+
+def _offset_files(data: bytes) -> None:
+    """The first byte chooses: a plan, a backup, a file of offsets, or what is typed."""
+    kind, data = data[:1], data[1:]
+    try:
+        if kind < b"\x40":
+            plan = decode_plan(data)
+            check(encode(plan) == data, "a plan that is read in another form than it was written")
+            check(decode_plan(encode(undo_of(plan, _NOW))).undoes == plan.digest, "an undo plan that undoes another")
+            check(all(move.delta == len(move.skipped) - len(move.replayed) for move in plan.moves
+                      if move.earliest <= move.stands <= move.latest and move.earliest <= move.new <= move.latest),
+                  "offsets that are neither skipped nor read again")  # fmt: skip
+        elif kind < b"\x80":
+            check(encode(decode_backup(data)) == data, "a backup that is read in another form than it was written")
+        elif kind < b"\xc0":
+            check(bool(parse_csv(data.decode("utf-8", "replace"), "payouts")), "a file without offsets")
+        else:
+            _typed(data.decode("utf-8", "replace"))
+    except (FileUnreadable, FileChanged, TargetUnusable) as error:
+        check_error(error)
+
+
+def _typed(text: str) -> None:
+    for parse in (parse_datetime, parse_duration, lambda word: parse_topics(word.split())):
+        try:
+            parse(text)
+        except TargetUnusable as error:
+            check_error(error)
+
+
+def _offset_seeds() -> Iterator[bytes]:
+    moves = tuple(
+        Move(topic="payout_requests", partition=number, earliest=0, latest=90, old=old, new=new, clamped=False)
+        for number, (old, new) in enumerate(((10, 40), (40, 10), (None, 5)))
+    )
+    ids = {"payout_requests": "x1fYb5c3Q5mVg1u2nYb5cQ"}
+    plan = OffsetPlan(
+        cluster_id="MkU3OEVBNTcwNTJENDM2Qg", group="payouts", made_at=_NOW, max_age_seconds=3600, topic_ids=ids,
+        target="--to-offset 40", moves=moves, skip=Effect(records=35, payouts=30, money={"USD": 75_000}),
+        replay=Effect(records=30, payouts=30, ended=29, open=1, money={"USD": -5, "???": 10**20}),
+    )  # fmt: skip
+    kept = (CommittedPlace(topic="payout_requests", partition=0, offset=40),)
+    backup = OffsetBackup(cluster_id="c-1", group="payouts", made_at=_NOW, topic_ids=ids, offsets=kept)
+    yield b"\0" + encode(plan)
+    yield b"\0" + encode(undo_of(plan, _NOW))
+    yield b"\x40" + encode(backup)
+    yield b"\x80payout_requests,0,40\npayouts,payout_retry,1,8\n"
+    for typed in (b"2026-03-01T12:00:00.000+01:00", b"P1DT2H30M5.5S", b"payout_requests:0,1 payout_retry"):
+        yield b"\xc0" + typed
+
+
+def _change_offset_file(data: bytes, random: Random) -> bytes:
+    """A plan or backup is changed and given its right digest again: else nothing but the digest is ever looked at."""
+    try:
+        document = json.loads(data[1:])
+        document["content"] = change_json(document["content"], random)
+        canonical = json.dumps(document["content"], sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return data[:1] + data[1:].replace(b"0", hostile_text(random).encode("utf-8", "replace"), 1)
+    document["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    return data[:1] + json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
 TARGETS: Final = (
+    Target(
+        "offset_files", "plans and backups of `payouts offsets`, files of offsets, and what is typed", _offset_files,
+        _offset_seeds, _change_offset_file, longest_bytes=16_384,
+    ),
     Target(
         "send_json", "lines of JSON for `payouts send`", functools.partial(_send, read=json_lines), _json_seeds,
         _change_json_lines, longest_bytes=16_384,

@@ -18,6 +18,8 @@ from ops.redaction import printable, redacted
 from ops.review import parse_case
 from processors.compliance.names import normalise_name
 from processors.money import MoneyError, amount_minor_from_decimal, decimal_string
+from processors.pii.find import find
+from processors.pii.redaction import CARDS_ONLY, redact_text
 from processors.visa.fields import RequestInvalid, amount_literal
 from schemas.card_numbers import find_card_numbers, looks_like_card_number, mask_card_numbers
 from schemas.headers import CORRELATION_ID_LIMIT_CHARACTERS, event_headers, header_text
@@ -45,7 +47,7 @@ def _card_numbers(text: str) -> None:
 def _log_line(text: str) -> None:
     caught = (ValueError, ValueError(text), None)
     record = logging.LogRecord("name", logging.ERROR, "path", 1, "said %s", (text,), caught)
-    record.__dict__["note"] = text
+    record.__dict__["why"] = text
     line = JsonFormatter("fuzz").format(record)
     check("\n" not in line and isinstance(json.loads(line), dict), "a log line is not one JSON object on one line")
     check(not looks_like_card_number(line), "a card number in a JSON log line")
@@ -82,6 +84,12 @@ def _redaction(text: str) -> None:
     shown = redacted(text, (text[:8], CARDS[3]))
     check(not looks_like_card_number(shown), "a card number in a redacted text")
     check(printable(text).isprintable(), "a text that a terminal would obey")
+    masked = redact_text(text, longest_characters=None)
+    check(not looks_like_card_number(masked), "a card number in a masked text")
+    check(find(masked, CARDS_ONLY) == [], "a card number in some form in a masked text")
+    hits = find(text)
+    check(all(0 <= hit.start < hit.end <= len(text) for hit in hits), "a hit outside of the text")
+    check(all(one.end <= other.start for one, other in pairwise(hits)), "hits overlap")
 
 
 def _money(text: str) -> None:

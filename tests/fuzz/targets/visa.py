@@ -1,5 +1,6 @@
 """What Visa, or whatever answers in its place, may send: from bytes on the connection to what they have proven."""
 
+import asyncio
 import functools
 import json
 import re
@@ -10,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-import httpcore
 import httpx
 import yaml
 
@@ -78,10 +78,11 @@ def check_outcome(call: str, exchange: Exchange, body: bytes, outcome: Outcome) 
     if isinstance(exchange, Failed):
         check((outcome.kind is OutcomeKind.REFUSED) != exchange.bytes_sent, "REFUSED although bytes were sent")
     check(re.fullmatch(r"[A-Z0-9_]{1,64}", outcome.reason_code) is not None, "a reason code echoes the answer")
-    _check_texts(outcome)
+    check_texts(outcome)
 
 
-def _check_texts(outcome: Outcome) -> None:
+def check_texts(outcome: Outcome) -> None:
+    """P6: no text of an outcome is a card number, or longer than a row should carry."""
     identifier = outcome.transaction_identifier
     if identifier is not None and len(identifier) != _TRANSACTION_IDENTIFIER_DIGITS:
         check(not looks_like_card_number(identifier), "a card number as transaction identifier")
@@ -137,6 +138,13 @@ def _reply(data: bytes) -> None:
     """A byte for the status, lines of headers, an empty line, the body: judged as the answer to every kind of call."""
     if not data:
         return
+    exchange, body = answered(data)
+    for call, judges in JUDGES.items():
+        check_outcome(call, exchange, body, judges(exchange))
+
+
+def answered(data: bytes) -> tuple[Answered, bytes]:
+    """An input, a byte for the status, lines of headers, an empty line and the body, as the client hands it over."""
     head, _, body = data[1:].partition(b"\n\n")
     headers = _headers(head)
     value, problem = read_body(body, None)
@@ -147,8 +155,7 @@ def _reply(data: bytes) -> None:
         body_problem=problem,
         visa_correlation_id=_correlation_id(headers),
     )
-    for call, judges in JUDGES.items():
-        check_outcome(call, exchange, body, judges(exchange))
+    return exchange, body
 
 
 def _headers(head: bytes) -> httpx.Headers:
@@ -196,7 +203,8 @@ def _reply_seeds() -> Iterator[bytes]:
     yield b"\x01\n\n" + CARDS[0].encode()
 
 
-def _change_reply(data: bytes, random: Random) -> bytes:
+def change_reply(data: bytes, random: Random) -> bytes:
+    """A header more, or another body."""
     head, separator, body = data.partition(b"\n\n")
     if random.random() < 0.2:
         name = random.choice((b"location", b"link", b"retry-after", b"date", b"x-pagination", b"x-correlation-id"))
@@ -214,10 +222,10 @@ _REQUEST: Final = push_funds_again(b'{"amount":25.00}', payout_id="payout-0001",
 
 
 @functools.cache
-def _client() -> tuple[VisaDirectClient, httpcore.AsyncConnectionPool]:
+def _client() -> VisaDirectClient:
     with tempfile.TemporaryDirectory(prefix="payout-fuzz-") as folder:
         pki = make_pki(Path(folder))
-        client = VisaDirectClient(
+        return VisaDirectClient(
             VisaConnection(
                 base_url="https://127.0.0.1:1",
                 user_id="user-1",
@@ -228,9 +236,44 @@ def _client() -> tuple[VisaDirectClient, httpcore.AsyncConnectionPool]:
                 largest_reply_bytes=2_048,
             )
         )
-    # The pool is the real one; only what it takes for a network gives the input's bytes.
-    transport: Any = client._client._transport
-    return client, transport._pool
+
+
+class _Wire(asyncio.Transport):
+    """Takes a request, and gives the input's bytes for an answer, then the end."""
+
+    def __init__(self, protocol: asyncio.Protocol, pieces: list[bytes]) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._pieces = pieces
+        self._written = self._closed = False
+        protocol.connection_made(self)
+
+    def write(self, _: Any) -> None:
+        if not self._written:
+            self._written = True
+            self._next()
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+    def _next(self) -> None:
+        asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        if self._closed:
+            return
+        if not self._pieces:
+            self.close()
+            return
+        self._protocol.data_received(self._pieces.pop(0))
+        self._next()
 
 
 def _http(data: bytes) -> None:
@@ -246,16 +289,26 @@ def _http(data: bytes) -> None:
         outcome = judges(exchange)
         paid_or_declined = outcome.kind in (OutcomeKind.PAID, OutcomeKind.DECLINED)
         check(not paid_or_declined or b"actionCode" in data or b"\\u" in data, f"{call} ends without an action code")
-        _check_texts(outcome)
+        check_texts(outcome)
 
 
 async def _exchange(pieces: list[bytes]) -> Exchange:
-    client, pool = _client()
-    pool._network_backend = httpcore.AsyncMockBackend(pieces)
+    client = _client()
+    transport: Any = client._client._transport
+    # The session and its connector are the real ones; only what they take for a network gives the input's bytes.
+    transport._session = session = transport._new_session()
+    connector = session.connector
+
+    async def connected(*_: Any) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = connector._factory()
+        _Wire(protocol, pieces)
+        return protocol
+
+    connector._create_connection = connected
     try:
         return await client.send(_REQUEST, Deadline.after(30.0))
     finally:
-        await pool.aclose()
+        await session.close()
 
 
 def _http_seeds() -> Iterator[bytes]:
@@ -277,7 +330,7 @@ TARGETS: Final = (
         "status, headers and body of every kind of call, query rows too",
         _reply,
         _reply_seeds,
-        _change_reply,
+        change_reply,
     ),
     Target("visa_http", "bytes on Visa's connection, through the whole client", _http, _http_seeds),
 )

@@ -36,6 +36,7 @@ GOLDEN = Path(__file__).parents[2] / "contract" / "schemas" / "golden"
 ANSWER_SECONDS = 20.0
 STUCK_AFTER_SECONDS = 60.0
 CARD = "4957030420210462"
+ACCOUNT = "TESTDELIVER0001"
 LATE = timedelta(minutes=5)
 
 
@@ -265,6 +266,12 @@ class Scene:
     def hand_back(self, identifier: str, operation: str = "reverse") -> None:
         self.payment("", operation=operation, sender_reference=None, transaction_identifier=identifier)
 
+    def account_payment(self, payout_id: str, identifier: str, operation: str = "account") -> None:
+        """An account was credited, or the money came back; Visa names both by its own id of the payout."""
+        fingerprint = recipient_fingerprint(self.endpoint.credentials.fingerprint_key, ACCOUNT)
+        numbers = {"transaction_identifier": identifier, "acquiring_bin": "", "stan": "", "rrn": ""}
+        self.payment(payout_id, operation=operation, recipient_fingerprint=fingerprint, **numbers)
+
     # Payouts, whole.
 
     def paid(self, payout_id: str, **facts: Any) -> None:
@@ -272,8 +279,15 @@ class Scene:
         self.result(payout_id, "PAID")
         self.payment(payout_id)
 
-    def unpaid(self, payout_id: str, state: str, pull: str | None = None, **columns: Any) -> None:
-        self.row(payout_id, self.accept(payout_id, pull=pull), state, **columns)
+    def paid_to_account(self, payout_id: str) -> None:
+        self.row(payout_id, self.accept(payout_id, recipient=ACCOUNT), "PAID")
+        self.result(payout_id, "PAID")
+        self.account_payment(payout_id, f"VP-{payout_id}")
+
+    def unpaid(
+        self, payout_id: str, state: str, pull: str | None = None, *, recipient: str = CARD, **columns: Any
+    ) -> None:
+        self.row(payout_id, self.accept(payout_id, recipient=recipient, pull=pull), state, **columns)
         self.result(payout_id, state)
 
     def handed_back_by_us(self, payout_id: str, pull: str, operation: str = "reverse") -> None:

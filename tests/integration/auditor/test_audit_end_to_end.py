@@ -22,7 +22,14 @@ from confluent_kafka.admin import AdminClient
 from sandbox.auditor.evidence import EvidenceIncomplete, Position
 from sandbox.auditor.verdict import ZERO_TERMS, Verdict
 from schemas.topics import topic_name
-from tests.integration.auditor.audited_scene import ANSWER_SECONDS, CARD, Scene, golden, stand_in_in_this_process
+from tests.integration.auditor.audited_scene import (
+    ACCOUNT,
+    ANSWER_SECONDS,
+    CARD,
+    Scene,
+    golden,
+    stand_in_in_this_process,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -100,6 +107,47 @@ def visa_paid_somebody_else(scene: Scene) -> None:
     scene.paid("double-0003", recipient="tok_approve_7")
 
 
+def an_account_was_credited_twice(scene: Scene) -> None:
+    """S3: a send has no duplicate key, so a second one is a second payment."""
+    scene.paid_to_account("double-0004")
+    scene.account_payment("double-0004", "VP-double-0004-again")
+
+
+def an_account_was_credited_twice_and_once_in_vain(scene: Scene) -> None:
+    """S3, S8: that one of the two came back makes it no single payment."""
+    scene.paid_to_account("double-0005")
+    scene.account_payment("double-0005", "VP-double-0005-again")
+    scene.account_payment("double-0005", "VP-double-0005-again", "account_return")
+
+
+def somebody_elses_account_was_credited(scene: Scene) -> None:
+    scene.row("double-0006", scene.accept("double-0006"), "PAID")
+    scene.result("double-0006", "PAID")
+    scene.account_payment("double-0006", "VP-double-0006")
+
+
+def an_account_was_never_credited(scene: Scene) -> None:
+    scene.row("phantom-0002", scene.accept("phantom-0002", recipient=ACCOUNT), "PAID")
+    scene.result("phantom-0002", "PAID")
+    scene.account_payment("phantom-0002", "VP-phantom-0002", "account_return")
+
+
+def an_account_was_credited_for_an_unpaid_payout(scene: Scene) -> None:
+    scene.unpaid("orphan-0003", "DECLINED", recipient=ACCOUNT)
+    scene.account_payment("orphan-0003", "VP-orphan-0003")
+
+
+def an_account_was_credited_for_nobody(scene: Scene) -> None:
+    scene.account_payment("never-accepted-either", "VP-never-accepted")
+
+
+def it_came_back_before_anybody_called_it_paid(scene: Scene) -> None:
+    """S8: then it is DECLINED, and nothing is wrong with it."""
+    scene.unpaid("returned-0001", "DECLINED", recipient=ACCOUNT)
+    scene.account_payment("returned-0001", "VP-returned-0001")
+    scene.account_payment("returned-0001", "VP-returned-0001", "account_return")
+
+
 def a_payout_does_not_end(scene: Scene) -> None:
     scene.row("stuck-0001", scene.accept("stuck-0001"), "PENDING")
 
@@ -173,6 +221,13 @@ PLANTED: list[tuple[Callable[[Scene], None], dict[str, int]]] = [
     (visa_paid_twice, {"double": 1}),
     (visa_paid_another_amount, {"double": 1}),
     (visa_paid_somebody_else, {"double": 1}),
+    (an_account_was_credited_twice, {"double": 1}),
+    (an_account_was_credited_twice_and_once_in_vain, {"double": 1}),
+    (somebody_elses_account_was_credited, {"double": 1}),
+    (an_account_was_never_credited, {"phantom": 1}),
+    (an_account_was_credited_for_an_unpaid_payout, {"orphan": 1}),
+    (an_account_was_credited_for_nobody, {"orphan": 1}),
+    (it_came_back_before_anybody_called_it_paid, {}),
     (a_payout_does_not_end, {"stuck": 1, "lost": 1}),
     (nobody_was_paid, {"phantom": 1}),
     (an_unpaid_payout_was_paid, {"orphan": 1}),

@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import TopicPartition
 
 from streams.bootstrap import EXIT_CODE_RECORD_LOST
+from streams.completeness import mark_group
 from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import Pipeline, Worker, assert_paid_once, new_id, until
 
@@ -128,6 +130,7 @@ def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make
     worker.terminate()
     # As if they had been verified: only then does a worker not look by itself.
     pipeline.execute(f"INSERT INTO verified_offsets VALUES ('{pipeline.prefix}{REQUESTS}', 0, 6)")
+    pipeline.commit([TopicPartition(f"{pipeline.prefix}{REQUESTS}", 0, 6)], mark_group("payouts"))
 
     code, rows, said = verify(pipeline)
     assert code == 1, said

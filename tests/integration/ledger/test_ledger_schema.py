@@ -14,11 +14,13 @@ from ledger.interface import LedgerUnavailable, Mode
 from ledger.migrate import VERSION_TABLE, migrate, migration_status
 from ledger.postgres import PostgresLedger
 from ledger.statements import LOCK_SPACE, MIGRATION_LOCK
-from ledger.values import COLUMNS, sql_type
-from tests.contract.ledger.ledger_harness import PostgresHarness, committed, identity, inserted, step
+from ledger.values import COLUMNS, column_values, sql_type
+from processors.payout.row import DestinationKind, PayoutState
+from tests.contract.ledger.ledger_harness import PostgresHarness, committed, identity, inserted, sample_row, step
 
 pytestmark = pytest.mark.servers
 
+NEW_IN_0004 = ("destination_kind", "returned_at", "returned_version", "returned_reason_code")
 TYPE_NAMES = {"timestamp with time zone": "timestamptz"}
 
 
@@ -90,6 +92,36 @@ async def test_a_database_of_a_newer_program_is_left_alone(ledger_url: str) -> N
     await connection.close()
     assert (await migration_status(ledger_url)).ahead
     assert (await migrate(ledger_url)).applied == ()
+
+
+async def test_s3_rows_from_before_the_account_rail_go_to_a_card_and_came_back_never(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revision 0004 on a database with rows: nothing of them is asked about, or refused, by the other rail's rules."""
+    pending = (await migration_status(database_url)).pending
+    everything = migration._statements
+
+    def until_0003(current: str | None) -> list[str]:
+        statements = list(everything(current))
+        last = next(number for number, text in enumerate(statements) if "SET version_num='0003'" in text)
+        return [*statements[: last + 1], "COMMIT"]
+
+    monkeypatch.setattr(migration, "_statements", until_0003)
+    await migrate(database_url)
+    monkeypatch.undo()
+    connection = await asyncpg.connect(database_url)
+    old = [name for name in COLUMNS if name not in NEW_IN_0004]
+    values = ", ".join(f"${number}" for number in range(1, len(old) + 1))
+    row = column_values(sample_row(1, state=PayoutState.UNKNOWN, attempts=1, ambiguous=True, **identity(1)), old)
+    await connection.execute(f"INSERT INTO payouts ({', '.join(old)}) VALUES ({values})", *row)
+    assert (await migrate(database_url)).applied == pending[pending.index("0004") :]
+    await connection.close()
+    async with await PostgresLedger.connect(database_url) as ledger:
+        kept = await ledger.read("payout-00000001")
+        assert kept is not None
+        assert (kept.destination_kind, kept.is_account_payout) == (DestinationKind.CARD, False)
+        assert (kept.returned_at, kept.returned_version, kept.returned_reason_code) == (None, 0, None)
+        assert (await committed(ledger, step(kept, "resend", attempts=2))).attempts == 2
 
 
 async def test_an_absent_database_is_reported_without_its_password() -> None:

@@ -180,6 +180,7 @@ class Pipeline:
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "DATABASE_URL": self.database_url,
             "PAYOUTS_PROFILE": "test",
+            "VISA_INITIATING_PARTY_ID": "1002",
             "PAYOUTS_TOPIC_PREFIX": self.prefix,
             "PAYOUTS_KEYS_DIRECTORY": str(self.keys),
             "PAYOUTS_HTTP_PORT": "0",
@@ -353,13 +354,24 @@ class Pipeline:
     def events_of(self, topic: str, payout_id: str) -> list[Seen]:
         return [record for record in self.events(topic) if record.key == payout_id.encode()]
 
-    def committed(self, topic: str, partition: int) -> int:
+    def committed(self, topic: str, partition: int, group: str = "payouts") -> int:
         """The group's committed offset; 0 when there is none."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}payouts"})
-        with contextlib.closing(consumer):
-            place = TopicPartition(topic_name(topic, self.prefix), partition)
-            offset = consumer.committed([place], 10)[0].offset
+        offset = self.committed_places(topic, [partition], group)[0].offset
         return 0 if offset == OFFSET_INVALID else int(offset)
+
+    def committed_places(self, topic: str, partitions: Iterable[int], group: str = "payouts") -> list[TopicPartition]:
+        """What the group has committed, with the text beside it."""
+        with self._outsider(group) as consumer:
+            return consumer.committed([TopicPartition(topic_name(topic, self.prefix), each) for each in partitions], 10)
+
+    def commit(self, places: list[TopicPartition], group: str = "payouts") -> None:
+        """Commit for a group that has no members."""
+        with self._outsider(group) as consumer:
+            consumer.commit(offsets=places, asynchronous=False)
+
+    def _outsider(self, group: str) -> contextlib.closing[Consumer]:
+        settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}{group}", "log_level": 0}
+        return contextlib.closing(Consumer({**settings, "enable.auto.commit": False}))
 
     # What the ledger holds.
 
@@ -433,18 +445,16 @@ class Pipeline:
         return self._visa_page("requests", "requests", payout_id)
 
     def approved(self, payout_id: str) -> list[dict[str, Any]]:
-        """Pushes that moved money: the only judge of `paid` (P2)."""
-        return [
-            entry for entry in self.visa_entries(payout_id) if entry["operation"] == "push" and entry["money_moved"]
-        ]
+        """Payments that moved money: the only judge of `paid` (P2)."""
+        return [entry for entry in self.visa_entries(payout_id) if _paid(entry)]
 
     def approved_counts(self, payout_ids: Sequence[str]) -> dict[str, int]:
-        """Approved pushes of each payout, from one read of the ledger."""
+        """Approved payments of each payout, from one read of the ledger."""
         names = {sender_reference(payout_id): payout_id for payout_id in payout_ids}
         counts = dict.fromkeys(payout_ids, 0)
         for entry in self._visa_page("ledger", "entries", None):
             name = names.get(entry["sender_reference"])
-            if name is not None and entry["operation"] == "push" and entry["money_moved"]:
+            if name is not None and _paid(entry):
                 counts[name] += 1
         return counts
 
@@ -455,6 +465,10 @@ class Pipeline:
         answer = httpx.get(f"{self.visa.admin_url}/sandbox/{path}", params=query).json()
         assert not answer["has_more"], "more than one page: the test must read on"
         return list(answer[table])
+
+
+def _paid(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["money_moved"]) and entry["operation"] in ("push", "account")
 
 
 def internal_funding(reference: str) -> dict[str, Any]:

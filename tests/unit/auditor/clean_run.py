@@ -112,6 +112,9 @@ class Run:
         number = max(entry.entry_id for entry in self.evidence.entries) + 1
         self.evidence.entries.append(replace(like, entry_id=number, **changes))
 
+    def change_entry(self, place: int, **changes: Any) -> None:
+        self.evidence.entries[place] = replace(self.evidence.entries[place], **changes)
+
     def judge(self, **faults: Any) -> Verdict:
         return judge(self.evidence, stuck_after_seconds=STUCK_AFTER_SECONDS, now=NOW, faults=FaultCounts(**faults))
 

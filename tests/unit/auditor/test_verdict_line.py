@@ -32,6 +32,7 @@ from sandbox.auditor.leak import CardNumberSearch
 from sandbox.auditor.report import write_report
 from sandbox.auditor.verdict import ZERO_TERMS, Finding, Verdict
 from sandbox.visa_direct.fingerprint import recipient_fingerprint
+from schemas.sender_reference import sender_reference
 from tests.unit.auditor.clean_run import (
     ADJUSTED_PULL,
     CARD,
@@ -403,6 +404,29 @@ def told_before_the_resolution_was_undone(run: Run) -> None:
     run.evidence.results.append(ResultEvent("resolved", "result/7", "FAILED", 2_500, "USD", version=7))
 
 
+def came_back_and_nobody_was_told(run: Run) -> None:
+    """S8."""
+    came_back(run, "paid-usd")
+
+
+def told_of_a_return_that_never_was(run: Run) -> None:
+    by_account(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+
+
+def told_twice_of_one_return(run: Run) -> None:
+    """K3: two event ids are two events."""
+    came_back(run, "paid-usd")
+    told_as_returned(run, "paid-usd", "returned/1")
+    told_as_returned(run, "paid-usd", "returned/2")
+
+
+def told_of_a_return_without_payment(run: Run) -> None:
+    """S8: before PAID it is DECLINED, with no event of its own."""
+    run.add_entry(run.evidence.entries[0], operation="account_return", sender_reference=sender_reference("rejected"))
+    told_as_returned(run, "rejected")
+
+
 def compensation_never_asked_for(run: Run) -> None:
     run.evidence.demands = [demand for demand in run.evidence.demands if demand.payout_id != "denied"]
 
@@ -449,6 +473,10 @@ UNCLEAN: list[tuple[Planted, str]] = [
     (orphan_unpaid_end, "conservation"),
     (double_second_payment, "conservation"),
     (double_other_currency, "conservation"),
+    (came_back_and_nobody_was_told, "returned"),
+    (told_of_a_return_that_never_was, "returned"),
+    (told_twice_of_one_return, "returned"),
+    (told_of_a_return_without_payment, "returned"),
     (compensation_never_asked_for, "compensation"),
     (compensation_end_never_told, "compensation"),
     (compensation_by_us_does_not_end, "compensation"),
@@ -604,11 +632,82 @@ def test_same_event_again_is_one_event() -> None:
     assert run.judge().clean
 
 
-def test_money_that_came_back_is_no_second_end() -> None:
-    """S8: a later RETURNED is a second fact with its own event."""
+def by_account(run: Run, payout_id: str) -> StandInEntry:
+    """The payment of a payout, made to an account instead of a card."""
+    entry = run.approved(payout_id)
+    run.evidence.entries.remove(entry)
+    paid = replace(entry, operation="account", transaction_identifier="VP-1")
+    run.evidence.entries.append(paid)
+    return paid
+
+
+def came_back(run: Run, payout_id: str) -> None:
+    """The money of a payment to an account is back, by the stand-in's ledger alone."""
+    paid = by_account(run, payout_id)
+    run.evidence.entries.append(replace(paid, entry_id=9001, operation="account_return"))
+
+
+def told_as_returned(run: Run, payout_id: str, event_id: str = "returned") -> None:
+    run.evidence.results.append(ResultEvent(payout_id, event_id, "RETURNED", 2_500, "USD"))
+
+
+def test_a_payment_to_an_account_is_judged_like_one_to_a_card() -> None:
+    """P2, S3: an account that is credited is paid money, once; it has no duplicate key that would save us."""
     run = clean_run()
-    run.evidence.results.append(ResultEvent("paid-usd", "returned/paid-usd", "RETURNED", 2_500, "USD"))
+    paid = by_account(run, "paid-usd")
     assert run.judge().clean
+    run.evidence.entries.append(replace(paid, entry_id=9002, transaction_identifier="VP-2"))
+    assert zeros(run.judge()) == {"double": 1}
+
+
+def test_a_second_payment_is_double_although_one_came_back() -> None:
+    """P2, S3: money was sent twice, whatever became of it."""
+    run = clean_run()
+    came_back(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+    assert run.judge().clean
+    run.evidence.entries.append(replace(run.approved("paid-usd"), entry_id=9002, transaction_identifier="VP-2"))
+    assert zeros(run.judge()) == {"double": 1}
+
+
+def test_an_account_that_was_credited_for_an_unpaid_payout_is_an_orphan_until_the_money_is_back() -> None:
+    """S8, P4: DECLINED because it came back before anybody had seen it delivered; then the funding is handed back."""
+    run = clean_run()
+    run.add_entry(run.evidence.entries[0], operation="account", sender_reference=sender_reference("denied"))
+    run.change_entry(-1, transaction_identifier="VP-1")
+    assert zeros(run.judge()) == {"orphan": 1}
+    run.add_entry(run.evidence.entries[-1], operation="account_return", transaction_identifier="VP-2")
+    assert zeros(run.judge()) == {"orphan": 1}, "another payment came back"
+    run.change_entry(-1, transaction_identifier="VP-1")
+    assert run.judge().problems() == []
+
+
+def test_an_account_that_was_never_credited_is_a_phantom() -> None:
+    """S8: PAID rests on an entry; that the money came back is none."""
+    run = clean_run()
+    paid = by_account(run, "paid-usd")
+    run.evidence.entries[run.evidence.entries.index(paid)] = replace(paid, operation="account_return")
+    assert zeros(run.judge()) == {"phantom": 1}
+
+
+def test_money_that_came_back_is_no_second_end() -> None:
+    """S8: a later RETURNED is a second fact with its own event, which may be told again; PAID money stays paid."""
+    run = clean_run()
+    came_back(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+    assert run.judge().problems() == []
+    assert run.judge().money == clean_run().judge().money
+
+
+def test_a_paid_payout_that_came_back_is_not_handed_back_as_well() -> None:
+    """S8, P4: PAID is the last word; who is told of the return and gets his funding back has the money twice."""
+    run = clean_run()
+    came_back(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+    assert run.judge().clean
+    run.change_row("paid-usd", compensation="COMPENSATED", compensation_executor="PROCESSOR")
+    assert zeros(run.judge())["orphan"] == 1
 
 
 def test_receipt_named_by_two_payouts_is_reversed_once() -> None:

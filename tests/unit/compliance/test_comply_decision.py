@@ -116,7 +116,7 @@ def _policy_with(corridor: Corridor, scope: ComplianceScope) -> CorridorPolicy:
 
 
 def test_scope_decides_who_is_screened() -> None:
-    """B8, F-17: cross-border-only spares domestic payouts, and them only."""
+    """B7, B8, F-17: cross-border-only spares domestic payouts, and them only."""
     domestic = _policy_with(US_US, ComplianceScope.CROSS_BORDER_ONLY)
     made = _comply("Viktor Drachenfels", policy=domestic)
     assert isinstance(made, Cleared)
@@ -127,7 +127,7 @@ def test_scope_decides_who_is_screened() -> None:
 
 
 def test_a_corridor_that_was_withdrawn_meanwhile_goes_to_a_person() -> None:
-    """Fail closed: validated under an older policy, never cleared under one that does not know the corridor."""
+    """B7: fail closed: validated under an older policy, never cleared under one that does not know the corridor."""
     nothing = replace(POLICY, corridors={})
     made = _comply(HARMLESS, policy=nothing)
     assert isinstance(made, NeedsReview)
@@ -136,7 +136,7 @@ def test_a_corridor_that_was_withdrawn_meanwhile_goes_to_a_person() -> None:
 
 
 def test_a_missing_key_is_our_fault_and_decides_nothing() -> None:
-    """F-16, K5: systemic trouble stops the stage; nobody is denied by an error."""
+    """B7, F-16, K5: systemic trouble stops the stage; nobody is denied, or cleared, by an error."""
     with pytest.raises(ComplianceUnavailable, match="configure the key"):
         comply(None, US_US, POLICY, WATCH_LIST, Thresholds())
 

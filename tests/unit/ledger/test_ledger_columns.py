@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger import statements
-from ledger.migrate import _statements, _status
+from ledger.migrate import _statements, revision_status
 from ledger.values import COLUMNS, DERIVED_FIELDS, LEDGER_COLUMNS, sql_type
 from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS, PayoutRow
 
@@ -88,7 +88,7 @@ def test_migrations_are_packaged_and_found_by_package_not_by_path(tmp_path: Path
     assert all((folder / "__init__.py").exists() for folder in folders), "the build takes packages only"
     assert isinstance(monkeypatch, pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
-    status = _status(None)
+    status = revision_status(None)
     assert (status.current, status.pending[-1], status.is_current) == (None, status.head, False)
 
 
@@ -101,11 +101,11 @@ def test_every_migration_is_sent_as_single_whole_transactions() -> None:
 
 
 def test_a_database_from_the_future_is_left_alone() -> None:
-    status = _status("9999")
+    status = revision_status("9999")
     assert (status.current, status.pending, status.ahead, status.is_current) == ("9999", (), True, True)
 
 
 def test_a_current_database_has_nothing_pending() -> None:
-    head = _status(None).head
-    assert _status(head).pending == ()
-    assert not _status(head).ahead
+    head = revision_status(None).head
+    assert revision_status(head).pending == ()
+    assert not revision_status(head).ahead

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -16,35 +15,12 @@ from ledger.seal_chain import (
     FIRST_PREVIOUS_HASH,
     Flaw,
     Head,
-    Line,
-    Origin,
     first_flaw,
     hash_of,
     identity_position,
     sealed,
 )
-
-AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-ORIGIN = Origin("7440000000000000001", 1, 17)
-
-
-def line(number: int, **changes: Any) -> Line:
-    values: dict[str, Any] = {
-        "history_id": number,
-        "at": AT + timedelta(seconds=number),
-        "actor": "worker-1",
-        "transition": "cleared",
-        "payout_id": f"payout-{number:08d}",
-        "version": 3,
-        "from_state": "VALIDATED",
-        "to_state": "CLEARED",
-        "detail": {"reason_code": "NO_MATCH", "score": number},
-    }
-    return Line(**(values | changes))
-
-
-def chain(length: int) -> list[dict[str, Any]]:
-    return sealed(EMPTY, [line(number) for number in range(1, length + 1)], ORIGIN)
+from tests.unit.ledger.sealed_lines import AT, ORIGIN, chain_of, line
 
 
 def test_l10_a_record_says_what_the_line_says_and_where_it_was_sealed() -> None:
@@ -68,7 +44,7 @@ def test_l10_the_hash_of_a_line_is_fixed_for_ever() -> None:
 @given(length=st.integers(1, 8), data=st.data())
 def test_l10_property_a_chain_holds_until_something_in_it_is_changed(length: int, data: st.DataObject) -> None:
     """L10: any field of any record, its place, its absence."""
-    records = chain(length)
+    records = chain_of(length)
     assert first_flaw(records) is None
     index = data.draw(st.integers(0, length - 1))
     field = data.draw(st.sampled_from(sorted(records[index])))
@@ -84,13 +60,13 @@ def test_l10_property_a_chain_holds_until_something_in_it_is_changed(length: int
 
 def test_l10_a_record_that_was_published_twice_is_no_flaw() -> None:
     """K2, L10: a lost mark is made good by sending again; also a whole batch of them."""
-    first, second, third = chain(3)
+    first, second, third = chain_of(3)
     assert first_flaw([first, first, second, second, third, third]) is None
 
 
 def test_l11_only_an_adoption_may_leave_places_out() -> None:
     """L11: it stands behind both chains that it joins, and continues what was published."""
-    records = chain(2)
+    records = chain_of(2)
     head = Head(9, records[-1]["hash"])
     adoption = sealed(head, [line(3, transition=ADOPTED, payout_id=None, version=None)], ORIGIN)
     assert first_flaw([*records, *adoption]) is None

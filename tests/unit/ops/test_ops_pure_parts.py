@@ -5,26 +5,18 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.interface import HistoryEntry
-from ops.certificate_files import client_pair, encryption_pair
 from ops.events import parse_since, selection
 from ops.failures import CommandFailed
-from ops.findings import Status
 from ops.kafka import client_config, consumer_config, producer_config
 from ops.money_text import amount_text
-from ops.output import cell, parse_time, to_json
+from ops.output import cell, message, parse_time, to_json
 from ops.redaction import printable, redacted
 from ops.show import KEYED_TOPICS, _places
 from ops.timeline import SHOWN_FIELDS, timeline
@@ -134,6 +126,18 @@ def test_redaction_hides_passwords_cards_and_ciphertext() -> None:
     assert "postgresql://u:***@h/db" in hidden
 
 
+@pytest.mark.parametrize(
+    "written", [CARD, f"pan{CARD}", f"'\\n{CARD}'", "4111.1111.1111.1111", "4111%201111%201111%201111"]
+)
+def test_no_message_shows_a_card_number(capsys: pytest.CaptureFixture[str], written: str) -> None:
+    """P6: a message may quote the text of an error, which may quote anything; an operator's address is his own."""
+    message(f"not done for maria@example.com: invalid literal {written}")
+    shown = capsys.readouterr().err
+    assert "maria@example.com: invalid literal" in shown
+    assert "1111" not in shown
+    assert "1111" not in redacted(f"invalid literal {written}")
+
+
 @given(st.text())
 def test_nothing_that_a_terminal_obeys_is_printed(text: str) -> None:
     """A record's text cannot move the cursor or set colours."""
@@ -197,54 +201,6 @@ def test_the_producer_waits_for_all_replicas_and_the_reader_has_no_group() -> No
     assert read["group.id"] != settings.group
     plain = client_config(Settings.model_validate({"payouts_profile": "test"}))
     assert not [name for name in plain if name.startswith(("ssl.", "sasl."))]
-
-
-def certificate(folder: Path, name: str, *, days: float, begins: float = -30.0) -> tuple[Path, Path]:
-    """A self-signed certificate and its key as PEM files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(who)
-        .issuer_name(who)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW + timedelta(days=begins))
-        .not_valid_after(NOW + timedelta(days=days))
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / f"{name}.pem", folder / f"{name}.key"
-    paths[0].write_bytes(made.public_bytes(Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return paths
-
-
-@pytest.mark.parametrize(
-    ("days", "begins", "status"),
-    [
-        (100.0, -30.0, Status.OK), (10.0, -30.0, Status.WARN), (2.0, -30.0, Status.FAIL), (-1.0, -30.0, Status.FAIL),
-        (100.0, 1.0, Status.FAIL),
-    ],
-)  # fmt: skip
-def test_a_certificate_is_judged_by_its_days(tmp_path: Path, days: float, begins: float, status: Status) -> None:
-    """Three weeks before its end it warns, three days before it fails."""
-    cert, key = certificate(tmp_path, "client", days=days, begins=begins)
-    findings = list(client_pair("CERT", cert, "KEY", key, NOW))
-    assert [finding.status for finding in findings] == [status, Status.OK]
-    assert all(finding.advice for finding in findings if finding.status is not Status.OK)
-
-
-def test_keys_that_do_not_fit_and_files_that_cannot_be_used_are_failures(tmp_path: Path) -> None:
-    """A wrong file is found before Visa finds it."""
-    cert, key = certificate(tmp_path, "client", days=100.0)
-    other_cert, other_key = certificate(tmp_path, "other", days=100.0)
-    assert list(client_pair("CERT", cert, "KEY", other_key, NOW))[-1].status is Status.FAIL
-    assert list(encryption_pair("CERT", cert, "KEY", key, NOW))[-1].status is Status.FAIL
-    assert list(encryption_pair("CERT", other_cert, "KEY", key, NOW))[-1].status is Status.OK
-    for broken in ((tmp_path / "none", key), (key, key), (cert, tmp_path / "none"), (cert, cert)):
-        findings = list(client_pair("CERT", broken[0], "KEY", broken[1], NOW))
-        assert findings[-1].status is Status.FAIL
-        assert "PRIVATE" not in findings[-1].detail
 
 
 @pytest.mark.parametrize("piece", ["a", "eyJ", "4 ", "a://b:", "a://b:c@", "eyJa.", "eyJa.b.c."])

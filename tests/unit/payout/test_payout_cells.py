@@ -75,7 +75,7 @@ def test_what_a_driven_row_needs(
     assert plan(make_row(state), now, schedule) == expected
 
 
-@pytest.mark.parametrize("state", [PayoutState.IN_REVIEW, *TERMINAL_STATES])
+@pytest.mark.parametrize("state", [PayoutState.IN_REVIEW, *sorted(TERMINAL_STATES)])
 def test_a_row_that_waits_for_a_person_or_has_ended_needs_nothing(
     make_row: MakeRow, now: datetime, schedule: Schedule, state: PayoutState
 ) -> None:

@@ -19,6 +19,7 @@ from processors.compensation.determine import is_past_reversal
 from processors.payout.events import (
     COMPENSATION_CALLS,
     MONEY_MOVING_CALLS,
+    SUBMISSIONS,
     Answered,
     CallKind,
     Cancelled,
@@ -28,6 +29,7 @@ from processors.payout.events import (
     NewIdentity,
     Rejected,
     Released,
+    Requeued,
     ResolutionProposed,
     ResolutionUndone,
     Resolved,
@@ -44,6 +46,7 @@ from processors.payout.row import (
     UNPAID_ENDS,
     CompensationAction,
     CompensationState,
+    DestinationKind,
     Executor,
     FundingKind,
     PayoutRow,
@@ -79,7 +82,10 @@ PUSH_FATES = (
     "error",
     *GATEWAY_REFUSALS,
 )
-PEOPLE = ("reviewer", "originator", "hold", "hold", "release", "release", "release", "stage", "unbuildable", "cancel")
+PEOPLE = (
+    "reviewer", "originator", "hold", "hold", "release", "release", "release", "requeue", "stage", "unbuildable",
+    "cancel",
+)  # fmt: skip
 COMPENSATING_CALLS = (CallKind.REVERSE, CallKind.ADJUST)
 QUERY_FATES = ("truth", "truth", "lag", "unavailable", "operator", "rate")
 
@@ -99,8 +105,9 @@ ERROR = _outcome(OutcomeKind.UNKNOWN, http_status=500)
 NOT_FOUND = _outcome(OutcomeKind.NOT_FOUND)
 OPERATOR = _outcome(OutcomeKind.OPERATOR)
 PENDING = _outcome(OutcomeKind.PENDING, status_identifier="status-1")
+RETURNED = _outcome(OutcomeKind.RETURNED)
 VERDICT_OF_FATE = {"approve": "APPROVED", "mute_approve": "APPROVED", "pending": "PENDING"}
-ANSWER_OF_VERDICT = {"APPROVED": PAID, "DECLINED": DECLINED, "PENDING": PENDING}
+ANSWER_OF_VERDICT = {"APPROVED": PAID, "DECLINED": DECLINED, "PENDING": PENDING, "RETURNED": RETURNED}
 
 
 def _fates(kind: CallKind) -> tuple[str, ...]:
@@ -112,6 +119,7 @@ class ModelVisa:
 
     def __init__(self) -> None:
         self.payments = 0
+        self.returns = 0
         self.reversals = 0
         self.adjustments = 0
         self.verdict: str | None = None
@@ -182,6 +190,22 @@ class ModelVisa:
             self.payments += 1
 
 
+class ModelAccounts(ModelVisa):
+    """The account and wallet rail: every send that arrives is a payment of its own (S3), and one may come back (S8)."""
+
+    def push(self, now: datetime, fate: str) -> Outcome:
+        """A send arrives: refused at the gateway, or decided, however often the same came before."""
+        self.remembered_until = None
+        return super().push(now, fate)
+
+    def bring_back(self) -> None:
+        """What was delivered comes back to us."""
+        if self.verdict == "APPROVED":
+            self.verdict = "RETURNED"
+            self.payments -= 1
+            self.returns += 1
+
+
 @dataclass(slots=True)
 class Call:
     """A call that a worker began: its way to Visa and back."""
@@ -210,12 +234,15 @@ class Call:
 class PayoutMachine(RuleBasedStateMachine):
     """See the module's docstring."""
 
+    destination = DestinationKind.CARD
+    submission, question = CallKind.PUSH, CallKind.QUERY
+
     def __init__(self, make_row: Callable[..., PayoutRow], start: datetime, begins_at: tuple[str, ...]) -> None:
         super().__init__()
         self.make_row = make_row
         self.begins_at = begins_at
         self.now = start
-        self.visa = ModelVisa()
+        self.visa = self._visa()
         self.row = make_row()
         self.snapshots = [self.row] * len(WORKER_CLOCKS)
         self.intents: dict[int, tuple[PayoutRow, CallKind]] = {}
@@ -230,6 +257,9 @@ class PayoutMachine(RuleBasedStateMachine):
         """What the first pair of eyes said, and the row version that it made."""
         self.contradicted = False
         """Visa approved what it had declined: the one case that no rule can prevent, only freeze (L2)."""
+
+    def _visa(self) -> ModelVisa:
+        return ModelVisa()
 
     # ---- how a payout begins
 
@@ -270,6 +300,7 @@ class PayoutMachine(RuleBasedStateMachine):
             expires_at=expires_at,
             own_failures=SCHEDULE.retry_budget - 2 if begins_at == "FAILING" else 0,
             due_at=self.now,
+            destination_kind=self.destination,
         )
         match begins_at:
             case "IN_REVIEW":
@@ -375,7 +406,7 @@ class PayoutMachine(RuleBasedStateMachine):
     def visa_contradicts_itself(self) -> None:
         """An approval after a definite decline: no rule can prevent it, L2 freezes what is left."""
         first, self.contradicted = not self.contradicted, True
-        call = Call(CallKind.QUERY, 0, "rogue", self.row.attempts, self.now, self.now)
+        call = Call(self.question, 0, "rogue", self.row.attempts, self.now, self.now)
         self._record(call, PAID, "no")
         if first:
             assert self.row.held, "L2: an approval after an unpaid end freezes the row"
@@ -398,6 +429,8 @@ class PayoutMachine(RuleBasedStateMachine):
                 assert self.row.held
             case "release":
                 self._apply(Released("operator-1"))
+            case "requeue":
+                self._operator_requeues()
             case "unbuildable":
                 self._call_cannot_be_built()
             case "cancel":
@@ -440,6 +473,16 @@ class PayoutMachine(RuleBasedStateMachine):
             assert self.row.held, "P9, L12: somebody has to say how it goes on"
             assert before.compensation in (CompensationState.NONE, CompensationState.REQUIRED)
             assert before.compensation_executor is not Executor.ORIGINATOR, "C2: a demand cannot be taken back"
+
+    def _operator_requeues(self) -> None:
+        before = self.row
+        self._apply(Requeued("operator-1", "Visa is back"))
+        decides = {"due_at", "version"}
+        same = {name: value for name, value in before.__dict__.items() if name not in decides}
+        assert same == {name: self.row.__dict__[name] for name in same}, "S3, S6: only the time is another"
+        if self.row != before:
+            assert not before.held, "L12"
+            assert not before.is_terminal
 
     def _operator_cancels(self) -> None:
         before = self.row
@@ -545,7 +588,7 @@ class PayoutMachine(RuleBasedStateMachine):
         now = self._clock(worker)
         identity = body = None
         first_adjustment = kind is CallKind.ADJUST and seen.compensation_first_intent_at is None
-        if first_adjustment or (kind is CallKind.PUSH and seen.first_intent_at is None):
+        if first_adjustment or (kind in SUBMISSIONS and seen.first_intent_at is None):
             self.issued += 1
             identity = NewIdentity(self.issued, 100_000 + self.issued, "606012000000", now)
             body = b"body %d" % self.issued
@@ -558,7 +601,7 @@ class PayoutMachine(RuleBasedStateMachine):
 
     def _arrive(self, call: Call, fate: str) -> None:
         match call.kind:
-            case CallKind.PUSH:
+            case CallKind.PUSH | CallKind.ACCOUNT_SEND:
                 call.reply = self.visa.push(self.now, fate)
             case CallKind.REVERSE:
                 call.reply = self.visa.reverse(fate)
@@ -582,6 +625,7 @@ class PayoutMachine(RuleBasedStateMachine):
             self.approval_recorded = True
         if isinstance(decision, Nothing):
             return
+        assert decision.follow_up is not CallKind.ACCOUNT_SEND, "S3: nothing allows an account payout to be sent again"
         if decision.follow_up is CallKind.PUSH:
             assert outcome.kind is OutcomeKind.NOT_FOUND, "S3: only a query that knows nothing allows a resend"
             self.not_found_version = decision.row.version
@@ -613,7 +657,7 @@ class PayoutMachine(RuleBasedStateMachine):
             assert isinstance(event, Answered)
             own = event.outcome == ERROR or event.outcome.refusal is Refusal.REQUEST_INVALID
             assert own, "S7: a systemic failure spends nothing"
-            assert event.call is CallKind.PUSH
+            assert event.call is self.submission
             assert after.own_failures == before.own_failures + 1
 
     def _check_end(self, before: PayoutRow, after: PayoutRow, event: Event | None, outcome: OutcomeKind | None) -> None:
@@ -622,13 +666,18 @@ class PayoutMachine(RuleBasedStateMachine):
             undone = isinstance(event, ResolutionUndone) and after.state is PayoutState.UNKNOWN
             assert after.state is before.state or undone, "a terminal state never changes by itself"
             assert after.ambiguous or not undone, "S6: undone is ambiguous again"
+            if after.returned_at != before.returned_at:
+                assert (before.state, before.returned_at) == (PayoutState.PAID, None), "S8: once, and only after PAID"
+                assert outcome is OutcomeKind.RETURNED, "S8: only because Visa says so"
             return
+        assert after.returned_at is None, "S8: what comes back before PAID is not paid"
         if after.state is PayoutState.PAID:
             assert outcome is OutcomeKind.PAID or resolved, "PAID only by an approval, or by two people"
         if after.state in UNPAID_ENDS:
             assert not after.ambiguous, "P3, S6: no unpaid end while an attempt is ambiguous"
             if before.ambiguous:
-                assert outcome is OutcomeKind.DECLINED or resolved, "S6: only an answer for the identity settles it"
+                settled = outcome in (OutcomeKind.DECLINED, OutcomeKind.RETURNED)
+                assert settled or resolved, "S6: only an answer for the identity settles it"
             assert self.visa.payments == 0, "orphan: an unpaid end of a payout that Visa paid"
             assert self.visa.verdict != "PENDING", "orphan: an unpaid end of a payout that Visa may still pay"
             # What Visa has once declined it answers 94 with that decline: a resend under way changes nothing (S3).
@@ -637,9 +686,9 @@ class PayoutMachine(RuleBasedStateMachine):
         if before.state is PayoutState.SUBMITTING and after.state is PayoutState.CLEARED:
             assert outcome is OutcomeKind.REFUSED, "S4, S6"
             assert not before.ambiguous, "S4, S6: refused for that attempt only"
-            assert not self._under_way(CallKind.PUSH), "S6"
+            assert not self._under_way(self.submission), "S6"
         if before.state is PayoutState.UNKNOWN and after.state is not PayoutState.UNKNOWN:
-            left_by = {OutcomeKind.PAID, OutcomeKind.DECLINED, OutcomeKind.PENDING, None}
+            left_by = {OutcomeKind.PAID, OutcomeKind.DECLINED, OutcomeKind.RETURNED, OutcomeKind.PENDING, None}
             assert outcome in left_by, "S6: UNKNOWN ends by an answer"
             assert outcome is not None or resolved or after.state is PayoutState.SUBMITTING, "S6: or by two people"
         if before.state in (PayoutState.UNKNOWN, PayoutState.PENDING) and not after.is_terminal:
@@ -687,8 +736,12 @@ class PayoutMachine(RuleBasedStateMachine):
         for event in events:
             known = self.announced.setdefault((event.schema, event.version), event.record)
             assert known == event.record, "K3: the same event always says the same"
-        results = [event for event in events if event.schema == "PayoutResult"]
+        results = [event for event in events if event.schema == "PayoutResult" and event.event is None]
         assert len(results) == (1 if after.is_terminal else 0), "P1: one result for an end, none before"
+        returns = [event for event in events if event.event == "PayoutReturned"]
+        assert len(returns) == (after.returned_at is not None), "S8: a return is an event of its own"
+        if returns:
+            assert after.announce_version >= after.returned_version > after.state_version, "K2, K3"
         if after.is_terminal:
             assert after.announce_version >= after.state_version, "K2: an end is announced"
         if any(event.schema == "CompensationResult" for event in events):
@@ -701,7 +754,7 @@ class PayoutMachine(RuleBasedStateMachine):
         past = seen.funding_captured_at is not None and is_past_reversal(seen.funding_captured_at, self._clock(worker))
         other_kind = (kind is CallKind.REVERSE and past) or (kind is CallKind.ADJUST and not past)
         expired = seen.expires_at is not None and seen.expires_at <= self._clock(worker)
-        push_too_late = kind is CallKind.PUSH and (too_old or (expired and seen.state is PayoutState.CLEARED))
+        push_too_late = kind in SUBMISSIONS and (too_old or (expired and seen.state is PayoutState.CLEARED))
         assert seen.held or other_kind or push_too_late, "P1: an intent refused without a reason"
 
     def _check_begin(self, kind: CallKind, begun: PayoutRow) -> None:
@@ -712,8 +765,9 @@ class PayoutMachine(RuleBasedStateMachine):
             assert not self.approval_recorded, "L2, P4: nothing is handed back after an approval was seen"
             assert not self._under_way(*COMPENSATING_CALLS), "C4: never two at once, of whatever kind"
             assert {call.kind for call in self.calls if call.kind in COMPENSATING_CALLS} <= {kind}, "C3: one kind"
-        if kind is not CallKind.PUSH:
+        if kind not in SUBMISSIONS:
             return
+        assert kind is self.submission, "S3: the destination says by which rail"
         key = (begun.systems_trace_audit_number, begun.retrieval_reference_number, begun.sealed_body)
         self.identities.add(key)
         assert len(self.identities) == 1, "S1, S3: one identity and one body, ever"
@@ -727,7 +781,9 @@ class PayoutMachine(RuleBasedStateMachine):
             return
         limit = timedelta(seconds=SCHEDULE.resend_limit_seconds + SCHEDULE.clock_skew_seconds)
         assert self.now - before.first_intent_at < limit, "P3, S3: never after 23 h"
-        assert not self._under_way(CallKind.PUSH), "S3: never while an earlier attempt may arrive"
+        assert not self._under_way(self.submission), "S3: never while an earlier attempt may arrive"
+        if kind is CallKind.ACCOUNT_SEND:
+            assert not before.ambiguous, "S3: no duplicate key: what may have arrived is never sent again"
         if before.ambiguous:
             assert self.not_found_version == before.version, "S3: never without a query that knew nothing"
         else:
@@ -742,7 +798,9 @@ class PayoutMachine(RuleBasedStateMachine):
         assert handed_back <= 1, "P4: compensated twice"
         assert not (self.visa.payments and handed_back), "P4: paid and compensated"
         if self.row.state is PayoutState.PAID:
-            assert self.visa.payments == 1, "phantom"
+            assert self.visa.payments + self.visa.returns == 1, "phantom"
+        if self.row.returned_at is not None:
+            assert self.visa.returns == 1, "S8: recorded as returned, and it was not"
         if self.row.state in UNPAID_ENDS and not self.contradicted:
             assert self.visa.payments == 0, "orphan"
 
@@ -771,7 +829,8 @@ class PayoutMachine(RuleBasedStateMachine):
             CompensationState.COMPENSATED,
             CompensationState.MANUAL,
         )
-        if not row.is_terminal or (ours and running):
+        watched = row.state is PayoutState.PAID and row.is_account_payout and row.due_at is not None
+        if not row.is_terminal or (ours and running) or watched:
             return False
         assert row.due_at is None, "K4: a row that needs nothing of ours is driven for ever"
         return True
@@ -811,6 +870,33 @@ class PayoutMachine(RuleBasedStateMachine):
             self._record(call, call.report, "no")
 
 
+class AccountMachine(PayoutMachine):
+    """The same with a payout to an account, at a Visa that keeps nothing from being paid twice."""
+
+    destination = DestinationKind.ACCOUNT
+    submission, question = CallKind.ACCOUNT_SEND, CallKind.ACCOUNT_QUERY
+    unwatched = False
+    """It came back when nobody asked any more."""
+
+    def _visa(self) -> ModelVisa:
+        return ModelAccounts()
+
+    @precondition(lambda self: self.visa.verdict == "APPROVED")
+    @rule()
+    def visa_gets_it_back(self) -> None:
+        """Delivered, and returned: before anybody has asked, or long after it was reported paid."""
+        assert isinstance(self.visa, ModelAccounts)
+        self.visa.bring_back()
+        self.unwatched = self.row.state is PayoutState.PAID and self.row.due_at is None
+
+    def teardown(self) -> None:
+        """As for a card; and what came back while it was asked about is known by then."""
+        super().teardown()
+        seen = self.row.returned_at is not None or self.row.held or self.row.reason_code == "RESOLVED_PAID"
+        if self.row.state is PayoutState.PAID and self.visa.returns and not self.unwatched:
+            assert seen, "S8: it came back, and nobody knows"
+
+
 LIVES = {
     "from the request on": ("RECEIVED", "IN_REVIEW", "CLEARED", "CLEARED", "UNKNOWN", "UNKNOWN", "DECLINED"),
     "from an ambiguous push on": ("UNKNOWN",),
@@ -819,13 +905,14 @@ LIVES = {
 }
 
 
+@pytest.mark.parametrize("machine", [PayoutMachine, AccountMachine], ids=["card", "account"])
 @pytest.mark.parametrize("life", sorted(LIVES))
 def test_no_interleaving_pays_twice_loses_or_compensates_a_paid_payout(
-    make_row: Callable[..., PayoutRow], now: datetime, life: str
+    make_row: Callable[..., PayoutRow], now: datetime, life: str, machine: type[PayoutMachine]
 ) -> None:
-    """P1 to P4, with L2, L3, L12, K2, K3, S1 to S7, C1 to C4, R1."""
+    """P1 to P4, with L2, L3, L12, K2, K3, S1 to S8, C1 to C4, R1."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: PayoutMachine(make_row, now, LIVES[life]),
+        lambda: machine(make_row, now, LIVES[life]),
         settings=settings(
             max_examples=300,
             stateful_step_count=50,

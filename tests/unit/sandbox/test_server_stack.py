@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import signal
 import threading
 from pathlib import Path
@@ -160,3 +163,21 @@ def test_a_directory_that_others_may_not_enter_is_noticed(tmp_path: Path) -> Non
     closed.mkdir(parents=True)
     closed.parent.chmod(0o700)
     assert not others_may_enter(closed)
+
+
+def test_a_ctrl_c_is_not_lost_where_a_cancellation_is() -> None:
+    """Python 3.11's wait_for drops a cancellation that comes as its work ends; a Ctrl-C must end the program."""
+
+    async def drops_cancellations() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(10)
+
+    before = signal.getsignal(signal.SIGINT)
+    restore = stack_module.raise_on_ending_signals()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(drops_cancellations())
+    finally:
+        restore()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -48,6 +48,46 @@ def test_personal_data(value: Any, valid: bool) -> None:
 @pytest.mark.parametrize(
     ("value", "valid"),
     [
+        ({"account_number": "GB33BUKB20201555555555", "account_number_type": "IBAN"}, True),
+        ({"account_number": "12345678", "bank_code": "20-20-15"}, True),
+        ({"account_number": "12345678", "bic": "BUKBGB22"}, True),
+        ({"account_number": "12345678", "bank_code": "1", "account_type": "SAVINGS", "account_name": "Ada"}, True),
+        ({"account_number": "12345678"}, False),
+        ({"account_number": "12345678", "account_number_type": "DEFAULT"}, False),
+        ({"account_number": "1234 5678", "bank_code": "1"}, False),
+        ({"account_number": "", "bank_code": "1"}, False),
+        ({"account_number": 12345678, "bank_code": "1"}, False),
+        ({"account_number": "12345678", "bic": "BUKB"}, False),
+        ({"account_number": "12345678", "bank_code": "1", "account_type": "OTHER"}, False),
+        ({"account_number": "12345678", "bank_code": "1", "card": "x"}, False),
+    ],
+)
+def test_account(value: dict[str, Any], valid: bool) -> None:
+    """B4: an account is a number and what says at which bank."""
+    assert validator("account").is_valid({"country": "GB", "currency": "GBP"} | value) == valid
+    assert not validator("account").is_valid(value), "country and currency are required"
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        ({"account_number": "+254700000001", "operator_name": "M-PESA"}, True),
+        ({"account_number": "ada@example.org", "operator_name": "W"}, True),
+        ({"account_number": "+254 700", "operator_name": "M-PESA"}, False),
+        ({"account_number": "+254700000001"}, False),
+        ({"account_number": "+254700000001", "operator_name": ""}, False),
+        ({"account_number": "+254700000001", "operator_name": "M", "phone": "1"}, False),
+    ],
+)
+def test_wallet(value: dict[str, Any], valid: bool) -> None:
+    """B4: a wallet is a number and who runs it."""
+    assert validator("wallet").is_valid({"country": "KE", "currency": "KES"} | value) == valid
+    assert not validator("wallet").is_valid(value), "country and currency are required"
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
         ({"primary_account_number": "4111111111111111"}, True),
         ({"primary_account_number": "4111111111111111", "expiry": "2027-12"}, True),
         ({"primary_account_number": "4111 1111 1111 1111"}, False),

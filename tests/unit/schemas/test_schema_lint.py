@@ -157,10 +157,10 @@ def test_compatibility_is_asked_of_every_version_not_the_last_only(schemas: Sche
 def test_a_compatible_change_needs_a_version_and_an_id(schemas: SchemaSet) -> None:
     field = {"name": "hint", "type": ["null", "string"], "default": None, "doc": "A hint."}
     schemas.current[RESULT]["fields"].append(field)
-    assert lint(schemas) == [f"{RESULT}: differs from v1 of its history; a change needs v2"]
-    schemas.history[RESULT][2] = copy.deepcopy(schemas.current[RESULT])  # type: ignore[index]
-    assert lint(schemas) == [f"{RESULT}: v2 has no id in pinned_ids.yaml"]
-    schemas.pinned[RESULT][2] = 2_000_000_500  # type: ignore[index]
+    assert lint(schemas) == [f"{RESULT}: differs from v2 of its history; a change needs v3"]
+    schemas.history[RESULT][3] = copy.deepcopy(schemas.current[RESULT])  # type: ignore[index]
+    assert lint(schemas) == [f"{RESULT}: v3 has no id in pinned_ids.yaml"]
+    schemas.pinned[RESULT][3] = 2_000_000_500  # type: ignore[index]
     assert lint(schemas) == []
 
 

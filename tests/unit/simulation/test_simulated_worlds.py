@@ -69,7 +69,7 @@ def terms(world: World) -> set[str]:
 
 
 def _paid_twice(world: World) -> None:
-    effect = next(effect for effect in world.visa.effects if effect.approved)
+    effect = world.visa.pushes_of(paid(world))[-1]
     world.visa._book(replace(effect))
 
 
@@ -82,9 +82,18 @@ def test_a_second_oct_is_seen_when_it_happens(world: World) -> None:
 def test_an_oct_of_another_amount_is_seen(world: World) -> None:
     """P2: the amount that was asked for, exactly."""
     payout_id = paid(world)
-    world.visa.effects = [effect for effect in world.visa.effects if effect.payout_id != payout_id]
+    del world.visa.by_payout[payout_id]
     world.visa._book(Effect(Operation.PUSH_FUNDS, payout_id, (1, "1"), 1, "USD", 1.0, "00"))
     assert [violation.term for violation in world.watch.violations] == ["double"]
+
+
+def test_a_commit_past_a_record_that_the_ledger_does_not_know_is_seen(world: World) -> None:
+    """K1: the same that a restart would lose, seen without one."""
+    stored = world.broker.append("payout_requests", b"late", b"late")
+    world.watch.committed((stored.topic, stored.partition), 0, stored.offset)
+    assert not world.watch.violations
+    world.watch.committed((stored.topic, stored.partition), 0, stored.offset + 1)
+    assert "K1" in world.watch.violations[0].what
 
 
 def test_a_send_without_a_lease_is_seen(world: World) -> None:
@@ -103,8 +112,7 @@ def _forget_result(world: World) -> None:
 
 
 def _forget_effect(world: World) -> None:
-    payout_id = paid(world)
-    world.visa.effects = [effect for effect in world.visa.effects if effect.payout_id != payout_id]
+    del world.visa.by_payout[paid(world)]
 
 
 def _never_end(world: World) -> None:

@@ -74,3 +74,18 @@ def test_a_world_in_which_nobody_does_anything_says_so(loop: VirtualLoop) -> Non
     """Waiting for what will never come is an end, not a hang."""
     with pytest.raises(NothingToDo):
         loop.run_until_complete(loop.create_future())
+
+
+def test_time_is_skipped_only_where_nothing_else_happens_in_it(loop: VirtualLoop) -> None:
+    """Who waits alone goes on at once, later; never past what somebody else has to do."""
+
+    async def skips() -> tuple[bool, bool, bool, bool]:
+        loop.call_at(2.0, lambda: None)
+        loop.call_at(0.5, lambda: None).cancel()
+        alone, up_to_a_timer = loop.skip(1.5), loop.skip(0.5)
+        loop.call_soon(lambda: None)
+        beside_what_is_ready = loop.skip(0.1)
+        await asyncio.sleep(0)
+        return alone, up_to_a_timer, beside_what_is_ready, loop.time() == 1.5
+
+    assert loop.run_until_complete(skips()) == (True, False, False, True)

@@ -34,7 +34,7 @@ from processors.visa.transport import VisaDirectClient
 from schemas.codec import Codec, PinnedResolver
 from schemas.headers import header_text
 from streams.announcer import Announcer
-from streams.bootstrap import submission_profile
+from streams.bootstrap import account_profile, submission_profile
 from streams.dead_letters import DeadLetters
 from streams.driver import Driver
 from streams.gate import Gate
@@ -50,10 +50,12 @@ from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.visa_calls import VisaCalls
 from streams.visa_pause import VisaPauses
+from streams.visa_rate import VisaRate
 
 START: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RECIPIENT_CARD: Final = "4957030420210462"
 SENDER_CARD: Final = "4895142232120006"
+ACCOUNT_NUMBER: Final = "000123456789012345"
 REQUESTS: Final = "payout_requests"
 PASSES_MAX: Final = 4000
 """Passes of one `settle`: far more than any life needs, so that a world that never comes to rest is seen."""
@@ -192,6 +194,25 @@ class Visa:
         self.pushes: list[dict[str, Any]] = []
         self.reversals: list[dict[str, Any]] = []
         self.adjustments: list[dict[str, Any]] = []
+        self.account_payouts: list[dict[str, Any]] = []
+        self.account_status = "PAYMENT_RECEIVED"
+        """What has become of every account payout that is known."""
+        self.answers: dict[Operation, Mapping[str, Any]] = {
+            Operation.CARD_ATTRIBUTES: {
+                "visaNetworkInfo": [
+                    {
+                        "issuerCountryCode": 826,
+                        "nonMoneyTransferPushFundsDomestic": "N",
+                        "nonMoneyTransferPushFundsCrossBorder": "Y",
+                    }
+                ]
+            },
+            Operation.CARD_VALIDATION: {"actionCode": "85"},
+            Operation.ALIAS_RESOLUTION: {"recipientPrimaryAccountNumber": RECIPIENT_CARD},
+            Operation.RATE_QUOTE: {"conversionRate": "0.79"},
+            Operation.VALIDATE_PAYOUT: {"status": "VALID"},
+        }
+        """What questions before a payout are answered with."""
         self.script: dict[Operation, list[Behaviour | None]] = defaultdict(list)
         self.pause: Callable[[VisaRequest], Awaitable[None]] | None = None
 
@@ -227,6 +248,12 @@ class Visa:
                 return self.adjust(request)
             case Operation.TRANSACTION_QUERY:
                 return self.query(request)
+            case Operation.SEND_PAYOUT:
+                return self.send_payout(request)
+            case Operation.PAYOUT_QUERY:
+                return self.query_payout(request)
+            case operation if operation in self.answers:
+                return Answered(200, {}, dict(self.answers[operation]), None, "corr-visa", 0.01)
             case _:
                 return refused(404)
 
@@ -250,6 +277,24 @@ class Visa:
         """Every request is an effect: nothing that Visa publishes protects an adjustment (S3)."""
         self.adjustments.append(json.loads(request.body or b"", parse_float=Decimal))
         return approved()
+
+    def send_payout(self, request: VisaRequest) -> Exchange:
+        """Every request is a payment of its own: nothing that Visa publishes protects this rail (S3)."""
+        self.account_payouts.append(json.loads(request.body or b"", parse_float=Decimal))
+        return Answered(200, {}, self._account_payout(self.account_payouts[-1]), None, "corr-visa", 0.01)
+
+    def query_payout(self, request: VisaRequest) -> Exchange:
+        """What is known under the reference that was asked for."""
+        asked = dict(request.query)["id"]
+        known = [body for body in self.account_payouts if body["transactionDetail"]["clientReferenceId"] == asked]
+        if not known:
+            return refused(404)
+        return Answered(200, {}, [self._account_payout(body) for body in known], None, "corr-visa", 0.01)
+
+    def _account_payout(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        detail = body["transactionDetail"]
+        same = {name: detail[name] for name in ("clientReferenceId", "transactionAmount", "transactionCurrencyCode")}
+        return {"payoutId": f"A-{len(self.account_payouts)}", "status": self.account_status, "transactionDetail": same}
 
     def query(self, request: VisaRequest) -> Exchange:
         """The rows under the numbers that were asked for."""
@@ -313,8 +358,9 @@ class World:
         self.broker = Broker(self.boundary, self.clock)
         self.visa = Visa(self.boundary)
         self.codec = Codec(PinnedResolver())
-        self.settings = Settings(payouts_profile=Profile.TEST)
-        self.policies = Policies(load_policy(None), load_watch_list(None), Thresholds(), ValidationLimits())
+        self.settings = Settings(payouts_profile=Profile.TEST, visa_initiating_party_id=1002)
+        limits = ValidationLimits(accounts_offered=True)
+        self.policies = Policies(load_policy(None), load_watch_list(None), Thresholds(), limits)
         self.lag: dict[str, int] = {}
         self.unconfirmed: list[str] = []
         self.next_offset: dict[str, int] = defaultdict(int)
@@ -328,6 +374,10 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += timedelta(seconds=seconds)
+
+    def now_in(self, seconds: float) -> datetime:
+        """A moment so many seconds from now."""
+        return self.now + timedelta(seconds=seconds)
 
     def start_worker(self) -> Worker:
         """A fresh worker process, wired as `streams.bootstrap` does."""
@@ -349,6 +399,7 @@ class World:
             unconfirmed_seconds=5.0,
             on_unconfirmed=self.unconfirmed.append,
             metrics=metrics,
+            request_ids=self.settings.request_ids,
         )
         announcer = Announcer(ledger, publisher)
         dead_letters = DeadLetters(ledger, publisher, self.keys, prefix="", metrics=metrics)
@@ -358,11 +409,17 @@ class World:
             ledger,
             stages,
             profile=submission_profile(self.settings),
+            accounts=account_profile(self.settings),
             keys=self.keys,
             pauses=pauses,
             calls_max=8,
             clock=self.clock,
             metrics=metrics,
+            rate=VisaRate(
+                calls_max=8, metrics=metrics, clock=lambda: self.now.timestamp(), call_later=self._call_later
+            ),
+            request_ids=self.settings.request_ids,
+            boottime=lambda: self.now.timestamp(),
         )
         driver = Driver(
             ledger,
@@ -385,7 +442,7 @@ class World:
             metrics=metrics,
             worker=owner,
         )
-        stage_handlers = StageHandlers(ledger, self.codec, driver, dead_letters)
+        stage_handlers = StageHandlers(ledger, self.codec, driver, dead_letters, self.policies.review)
         handlers: dict[str, Handler] = {
             REQUESTS: intake,
             "payout_validated": stage_handlers.comply,
@@ -413,6 +470,15 @@ class World:
             await event.wait()
         elif not event.is_set():
             self.advance(seconds)
+
+    def _call_later(self, seconds: float, wake: Callable[[], None]) -> asyncio.Handle:
+        """Who waits for a rate lets this world's time pass, too."""
+
+        def later() -> None:
+            self.advance(seconds)
+            wake()
+
+        return asyncio.get_running_loop().call_soon(later)
 
     async def _lag_of(self, topic: str) -> int:
         return self.lag.get(topic, 0)
@@ -453,6 +519,34 @@ class World:
             "correlation_id": f"corr-{payout_id}",
             "metadata": {},
         } | changes
+
+    def account(self, **changes: Any) -> dict[str, Any]:
+        """A bank account as a destination."""
+        plaintext = {"account_number": ACCOUNT_NUMBER, "bank_code": "021000021", "country": "US", "currency": "USD"}
+        sealed = {"encrypted_account": self.seal(plaintext | changes)}
+        return {"kind": "ACCOUNT", "card": None, "account": sealed, "wallet": None, "alias": None}
+
+    def wallet(self) -> dict[str, Any]:
+        """A digital wallet as a destination."""
+        plaintext = {"account_number": "+15550100", "operator_name": "W", "country": "US", "currency": "USD"}
+        sealed = {"encrypted_wallet": self.seal(plaintext)}
+        return {"kind": "WALLET", "card": None, "account": None, "wallet": sealed, "alias": None}
+
+    def alias(self, alias: str = "rosalind@example.com") -> dict[str, Any]:
+        """An alias as a destination."""
+        named = {"alias_type": "EMAIL", "encrypted_alias": self.seal({"alias": alias})}
+        return {"kind": "ALIAS", "card": None, "account": None, "wallet": None, "alias": named}
+
+    def abroad(self, **changes: Any) -> dict[str, Any]:
+        """What a request over the shipped corridor that asks Visa first has beside the usual."""
+        corridor = {
+            "source_country": "US",
+            "target_country": "GB",
+            "source_currency": "USD",
+            "target_currency": "GBP",
+        }
+        quote = {"quote_id": "quote-1", "rate": "0.79", "expires_at": self.now + timedelta(minutes=10)}
+        return {"corridor": corridor, "fx_quote": quote | changes}
 
     def internal(self, payout_id: str) -> dict[str, Any]:
         """Money that the originator debited in its own books."""

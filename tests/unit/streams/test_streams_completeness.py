@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from confluent_kafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from ledger.interface import Disposition, IntakeRecord, LedgerUnavailable
 from ledger.memory import MemoryLedger
 from schemas.codec import Codec, PinnedResolver
 from streams.clock import utc_now
-from streams.completeness import BATCH_RECORDS_MAX, Follower
+from streams.completeness import BATCH_RECORDS_MAX, Follower, KafkaRecords
 from streams.gate import Gate
 from streams.holes import Slot, Span, Unreadable
 from streams.metrics import Metrics
@@ -168,7 +169,7 @@ async def test_what_a_handler_does_not_account_for_is_never_passed() -> None:
 
 async def test_a_restart_goes_on_where_the_ledger_says() -> None:
     """K9: nothing is left out over restarts, and nothing is begun anew."""
-    one = world(10, 10)
+    one = world(10, 10, marks={0: 4})
     await one.account(*range(10))
     await one.ledger.verified_up_to(*SLOT, 4)
     await one.new_follower().follow_once()
@@ -179,8 +180,36 @@ async def test_a_mark_left_behind_is_made_good_without_a_new_record() -> None:
     """L11: a worker killed between the ledger and the mark; else an older copy of the ledger would pass for whole."""
     one = world(10, 10, marks={0: 4})
     await one.ledger.verified_up_to(*SLOT, 10)
+    await one.account(*range(10))
     assert not await one.follower.follow_once()
-    assert (one.marks, one.reads, one.driven) == ({0: 10}, [], [])
+    assert (one.marks, one.reads, one.driven) == ({0: 10}, [(4, 10)], [])
+
+
+async def test_without_a_mark_everything_is_looked_up_again() -> None:
+    """K9: brokers delete the mark with its topic; what the ledger says of a topic that is gone counts for nothing."""
+    one = world(10, 10)
+    await one.ledger.verified_up_to(*SLOT, 300)
+    await one.account(*range(3, 10))
+    await one.follower.follow_once()
+    one.now += PATIENCE_SECONDS
+    await one.follower.follow_once()
+    await one.follower.follow_once()
+    assert ([record.offset for record in one.driven], one.marks) == ([0, 1, 2], {0: 10})
+    await one.new_follower().follow_once()
+    assert one.reads[0] == (0, 10)
+    assert (10, 10) not in one.reads
+
+
+async def test_the_follower_goes_back_with_what_is_committed() -> None:
+    """K9: a log that was cut off gives its offsets anew; a group that lost its own reads everything anew."""
+    one = world(10, 10)
+    await one.account(*range(10))
+    await one.follower.follow_once()
+    one.committed[SLOT] = 2
+    await one.follower.follow_once()
+    one.committed[SLOT] = 6
+    await one.follower.follow_once()
+    assert (one.reads, one.marks) == ([(0, 10), (2, 6)], {0: 6})
 
 
 async def test_a_bookmark_moved_back_is_followed() -> None:
@@ -249,6 +278,34 @@ async def test_a_lost_partition_is_forgotten_and_other_topics_are_none_of_ours()
     del one.committed[SLOT]
     await one.follower.follow_once()
     assert one.follower._places == {}
+
+
+class Marks:
+    """The consumer that keeps marks, as confluent-kafka's."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, int], TopicPartition] = {}
+
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        assert timeout > 0
+        return [self.kept.get((place.topic, place.partition), place) for place in places]
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert not asynchronous
+        self.kept |= {(place.topic, place.partition): place for place in offsets}
+
+
+async def test_a_mark_counts_only_for_the_topic_that_it_names() -> None:
+    """K9: a topic that was made anew has the old one's name, and a late worker may still mark it."""
+    ids = {"requests": "old"}
+    records = KafkaRecords({}, "payouts", lambda topic: ids.get(topic, ""))
+    records._marks = marks = cast("Any", Marks())
+    await records.mark(("requests", 0), 300)
+    assert await records.marked("requests", [0, 1]) == {0: 300}
+    ids["requests"] = "new"
+    assert await records.marked("requests", [0, 1]) == {}
+    marks.commit([TopicPartition("requests", 1, 7)], asynchronous=False)
+    assert await records.marked("requests", [0, 1]) == {1: 7}, "a command's mark names no topic"
 
 
 async def test_following_pauses_with_the_gate_and_survives_what_is_away() -> None:

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import aiokafka
 import pytest
+from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as AioTP
 from faust.types import TP
 
 from streams import kafka_app
 from streams.kafka_app import Offsets, OrderedConsumer, PayoutsApp, create_app
 from streams.settings import Profile, Settings
+from streams.topic_ids import note_of
 
 PLACE = TP("payout_requests", 0)
 SLOT = ("payout_requests", 0)
@@ -115,6 +120,79 @@ def test_what_was_confirmed_after_the_partition_was_lost_changes_nothing() -> No
     offsets.forget()
     offsets.confirmed({SLOT: 11})
     assert (offsets.committed, offsets.first(SLOT), offsets.may_commit(SLOT, 12)) == ({}, None, False)
+
+
+def test_a_log_that_was_cut_off_is_committed_from_its_beginning() -> None:
+    """K8: else nothing would be committed until it is as long as it was; a partition that is not ours is none."""
+    offsets = Offsets()
+    offsets.sought({SLOT: 300})
+    assert not offsets.may_commit(SLOT, 4)
+    offsets.went_back(SLOT)
+    offsets.went_back(("payout_requests", 1))
+    assert offsets.may_commit(SLOT, 4)
+    offsets.confirmed({SLOT: 4})
+    assert (offsets.committed, offsets.first(SLOT)) == ({SLOT: 4}, 0)
+
+
+class Coordinated:
+    """What Faust's thread asks of aiokafka's consumer."""
+
+    def __init__(self, committed: Mapping[AioTP, OffsetAndMetadata], refuses: bool = False) -> None:
+        self.committed = dict(committed)
+        self.refuses = refuses
+        self.sought: dict[AioTP, int] = {}
+        self._coordinator = self
+
+    def assignment(self) -> set[AioTP]:
+        return {AioTP("payout_requests", number) for number in range(4)}
+
+    async def fetch_committed_offsets(self, places: list[AioTP]) -> Mapping[AioTP, OffsetAndMetadata]:
+        assert set(places) == self.assignment()
+        return self.committed
+
+    async def commit(self, offsets: Mapping[AioTP, OffsetAndMetadata]) -> None:
+        if self.refuses:
+            raise CommitFailedError
+        self.committed |= offsets
+
+    def seek(self, place: AioTP, offset: int) -> None:
+        self.sought[place] = offset
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_an_offset_of_a_topic_that_is_gone_counts_for_nothing(app: PayoutsApp, *, refuses: bool) -> None:
+    """K8: it would skip as many records of the new one. It is replaced at once; if not, it counts no more next time."""
+    app.topic_id = {"payout_requests": "new"}.get  # type: ignore[assignment]
+    thread = consumer_of(app)._thread
+    of_old, of_new, unsaid, none = (AioTP("payout_requests", number) for number in range(4))
+    thread._consumer = found = Coordinated(
+        {
+            of_old: OffsetAndMetadata(300, note_of("old")),
+            of_new: OffsetAndMetadata(7, note_of("new")),
+            unsaid: OffsetAndMetadata(9, ""),
+            none: OffsetAndMetadata(-1, ""),
+        },
+        refuses,
+    )
+    starts = await thread._seek_to_committed()
+    assert starts == {of_old: None, of_new: 7, unsaid: 9, none: None}
+    assert found.sought == {of_new: 7, unsaid: 9}
+    assert found.committed[of_old].offset == (300 if refuses else 0)
+
+
+async def test_a_commit_names_the_topic_that_it_is_for(app: PayoutsApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K8: whoever reads it later can tell whether it is for the topic of that name."""
+    app.topic_id = {"payout_requests": "new"}.get  # type: ignore[assignment]
+    taken: list[Mapping[AioTP, OffsetAndMetadata]] = []
+
+    async def commit(_: Any, offsets: Mapping[AioTP, OffsetAndMetadata]) -> None:
+        taken.append(offsets)
+
+    monkeypatch.setattr(aiokafka.AIOKafkaConsumer, "commit", commit)
+    made = consumer_of(app)._thread._create_worker_consumer(app.transport)
+    made._closed = True  # it was never started
+    await made.commit({AioTP("payout_requests", 0): OffsetAndMetadata(7, "")})
+    assert taken == [{AioTP("payout_requests", 0): OffsetAndMetadata(7, note_of("new"))}]
 
 
 async def test_only_committed_records_are_read_and_little_ahead(app: PayoutsApp) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.codec import Unencodable
 from schemas.headers import header_text
 from streams.away import what_is_away
 from streams.visa_calls import VisaCalls
+from streams.visa_rate import VisaRate
 from tests.unit.streams.streams_world import (
     RECIPIENT_CARD,
     REQUESTS,
@@ -78,7 +80,7 @@ def parties(world: World, recipient: str) -> str:
 
 
 async def test_a_payout_is_paid_once_and_says_so(world: World) -> None:
-    """P1, P2, S2: from the request to PAID; one push, one result event."""
+    """P1, P2, S2, B3: from the request to PAID, checks and screening before the push; one push, one result event."""
     row = await ended(world)
     assert row.state == "PAID"
     assert await world.life("payout-0001") == ["received", "validated", "cleared", "intent", "paid"]
@@ -136,7 +138,7 @@ async def test_every_record_delivered_again_changes_nothing_and_pays_nothing(wor
 
 
 async def test_a_declined_payout_is_compensated_by_its_originators_word(world: World) -> None:
-    """C1, C2: DECLINED → required → the originator confirms → COMPENSATED, each announced once."""
+    """C1, C2, B3: DECLINED → required → the originator confirms → COMPENSATED, each announced once."""
     world.visa.script[PUSH] = [lambda _: approved("05")]
     row = await ended(world)
     assert (row.state, row.compensation, row.compensation_executor) == ("DECLINED", "REQUIRED", "ORIGINATOR")
@@ -235,7 +237,7 @@ async def test_a_refused_reversal_is_tried_again_when_it_is_due(world: World) ->
 
 
 async def test_an_invalid_request_ends_rejected_with_a_reason_and_its_funding_is_owed_back(world: World) -> None:
-    """K7: a payout with an end, never a dead letter."""
+    """K7, B3, F-09: a payout with an end, never a dead letter; a guard that refuses makes no call; the money is owed"""
     row = await ended(world, amount={"amount_minor": -1, "currency": "USD"})
     assert (row.state, row.compensation) == ("REJECTED", "REQUIRED")
     assert row.reason_code
@@ -448,7 +450,9 @@ async def test_a_wrong_request_after_an_ambiguous_attempt_fails_nothing(world: W
     """S6, P4: refused while unknown stays UNKNOWN: the first attempt may have been paid."""
     world.visa.script[PUSH] = [lambda _: lost_reply(), lambda _: refused(400)]
     await world.ask("payout-0001")
-    await world.settle(seconds=14.0)
+    times = world.schedule
+    settled_seconds = times.lease_seconds + times.in_flight_horizon_seconds + times.clock_skew_seconds
+    await world.settle(seconds=settled_seconds + times.inquiry_max_seconds)
     row = await world.row("payout-0001")
     assert len(world.visa.calls(PUSH)) == 2
     assert (row.state, row.ambiguous, row.compensation) == ("UNKNOWN", True, "NONE")
@@ -633,7 +637,7 @@ async def test_a_reviewers_words_are_kept_without_card_numbers(world: World) -> 
 
 
 async def test_a_repeated_request_is_answered_again_with_the_same_event(world: World) -> None:
-    """P5, K3: other bytes (a fresh encryption), same content, same ce_id, no second push."""
+    """P5, K3, B3, B6: other bytes (a fresh encryption), same content, same ce_id, no second push."""
     await ended(world)
     await ended(world, correlation_id="another", requested_at=world.now + timedelta(seconds=1), metadata={"try": "2"})
     assert len(set(world.event_ids("payout_results"))) == 1
@@ -655,6 +659,23 @@ async def test_other_content_under_a_known_id_is_refused_and_touches_nothing(wor
     assert len(world.broker.topics["payout_results"]) == 1
     assert not world.broker.topics["payout_failed_requires_compensation"]
     assert [record.disposition for record in world.model.intake()] == ["REFUSED"]
+
+
+async def test_a_repeat_at_the_same_place_of_a_topic_made_anew_is_a_repeat(world: World) -> None:
+    """P5, K7, K8: it is not the record that made the row, whatever its offset; other content is refused there, too."""
+    await ended(world)
+    (first,) = world.broker.topics[REQUESTS]
+    results = len(world.broker.topics["payout_results"])
+    again = replace(first, timestamp=first.timestamp + timedelta(hours=1))
+    await world.deliver(first)
+    assert (len(world.broker.topics["payout_results"]), world.model.intake()) == (results, [])
+    await world.deliver(again)
+    assert len(world.broker.topics["payout_results"]) == results + 1
+    assert [record.disposition for record in world.model.intake()] == ["REPEAT"]
+    other = world.request("payout-0001", amount={"amount_minor": 2501, "currency": "USD"})
+    await world.deliver(replace(again, value=await world.codec.encode("PayoutRequest", other)))
+    assert len(world.broker.topics["payout_refusals"]) == 1
+    assert len(world.visa.calls(PUSH)) == 1
 
 
 async def test_a_receipt_belongs_to_the_first_payout_that_claims_it(world: World) -> None:
@@ -869,7 +890,7 @@ async def test_permits_bound_the_calls_in_flight(world: World) -> None:
             at_once -= 1
 
     world.visa.pause = count
-    calls._permits = asyncio.Semaphore(2)
+    calls.rate = VisaRate(calls_max=2, metrics=world.worker.metrics)
     for number in range(6):
         await world.ask(f"payout-000{number}")
     for topic in (REQUESTS, "payout_validated", "payout_cleared"):

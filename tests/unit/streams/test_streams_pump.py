@@ -43,6 +43,7 @@ class Faust:
     first: dict[Slot, int] = field(default_factory=dict)
     """The committed offset of each partition: the lowest given, unless a test says otherwise."""
     losses: list[str] = field(default_factory=list)
+    went_back: list[Slot] = field(default_factory=list)
     judge: Judge = field(default_factory=lambda: nothing_is_there)
 
     def event(self, offset: int, **changes: Any) -> Any:
@@ -78,6 +79,7 @@ class Faust:
             metrics=self.metrics,
             generation=lambda: self.generation,
             first_offset=self.first.get,
+            went_back=self.went_back.append,
             judge=lambda slot, hole: self.judge(slot, hole),
             on_loss=self.losses.append,
         )
@@ -363,6 +365,25 @@ async def test_the_first_event_must_stand_at_the_committed_offset() -> None:
     assert asked == [range(7, 9)]
     assert len(faust.losses) == 1
     assert (faust.acknowledged, pump.committable(("payout_requests", 0))) == ([], None)
+
+
+async def test_a_log_that_was_cut_off_is_read_and_committed_from_its_beginning() -> None:
+    """K8: it gives offsets below the committed one again; what is missing before them is a hole like any other."""
+    faust = Faust()
+    asked: list[range] = []
+
+    async def judge(_: Slot, hole: range) -> int | None:
+        asked.append(hole)
+        return None
+
+    faust.judge = judge
+    pump = faust.pump(handle_nothing)
+    events = [faust.event(offset) for offset in (2, 3)]
+    faust.first[("payout_requests", 0)] = 300
+    await all_of(pump, faust, events)
+    await until(lambda: faust.acknowledged == [2, 3])
+    assert (faust.went_back, asked) == ([("payout_requests", 0)], [range(2)])
+    assert (faust.losses, pump.committable(("payout_requests", 0))) == ([], 4)
 
 
 async def test_without_a_known_committed_offset_nothing_is_started() -> None:

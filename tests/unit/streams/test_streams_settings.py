@@ -203,3 +203,37 @@ def test_retry_times_that_contradict_each_other_are_refused(loaded: "Loader") ->
     """S7: a first delay longer than the longest is a mistake that must be seen at once."""
     with pytest.raises(SettingsInvalid, match="RETRY_ variables contradict"):
         loaded(RETRY_BASE_DELAY_SECONDS="30", RETRY_MAX_DELAY_SECONDS="10")
+
+
+@pytest.mark.parametrize("form", ["uuid", "ulid", "prefix+ts", "originator"])
+def test_the_request_id_has_a_format(loaded: "Loader", form: str) -> None:
+    """S1-02: B11's names; what is chosen is what calls and events get."""
+    settings = loaded(REQUEST_ID_FORMAT=form, REQUEST_ID_PREFIX="acme")
+    assert (settings.request_ids.form, settings.request_ids.prefix) == (form, "acme")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REQUEST_ID_FORMAT", "guid"), ("REQUEST_ID_PREFIX", "4111111111111111"), ("REQUEST_ID_PREFIX", "two words")],
+)
+def test_a_request_id_that_could_not_be_sent_is_refused_at_start(loaded: "Loader", name: str, value: str) -> None:
+    """S1-02: not when a lease is held; the value is not quoted."""
+    with pytest.raises(SettingsInvalid, match=name) as refused:
+        loaded(**{name: value})
+    assert value not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["VISA_RATE_LIMIT_PER_SECOND", "VISA_ORIGINATOR_RATE_LIMIT_PER_SECOND"])
+def test_a_rate_that_the_watchdog_would_take_for_a_standstill_is_refused(loaded: "Loader", name: str) -> None:
+    """S0-22: 64 slots of three agents, each with a question, must pass within 280 s: else the worker ends itself."""
+    problems = loaded(**{name: "1.3"}).problems()
+    assert [name in problem for problem in problems] == [True]
+    assert loaded(**{name: "1.4"}).problems() == []
+    assert loaded(**{name: "1", "PAYOUTS_IN_FLIGHT_MAX": "40"}).problems() == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "fast"])
+def test_a_rate_that_lets_nothing_through_is_no_rate(loaded: "Loader", value: str) -> None:
+    """S0-22."""
+    with pytest.raises(SettingsInvalid, match="VISA_RATE_LIMIT_PER_SECOND"):
+        loaded(VISA_RATE_LIMIT_PER_SECOND=value)

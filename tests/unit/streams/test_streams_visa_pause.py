@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,12 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from jwcrypto import jwk
 
 from processors.payout.events import CallKind
 from processors.payout.outcome import Outcome, OutcomeKind, Refusal
 from processors.payout.schedule import Schedule
+from processors.visa.breaker import Breaker
 from processors.visa.exchange import Exchange, Failed, FailureCause
 from processors.visa.identity import Operation
+from processors.visa.jwks import JwksKeys, KeysUnavailable
 from processors.visa.requests import VisaRequest
 from streams.metrics import Metrics
 from streams.sweeper import TRICKLE_MAX
@@ -369,12 +373,12 @@ def test_what_fails_while_its_lane_is_paused_is_not_the_payouts_own(outcome: Out
 
 
 def test_only_what_every_payout_needs_stops_payouts() -> None:
-    """K4: reversals that are not allowed must not slow the sweeper's other drives."""
+    """K4: reversals that are not allowed, or an account rail that is away, must not slow the sweeper's other drives."""
     for call in CallKind:
         pauses = lanes()
         fail(pauses, call, CREDENTIALS, times=1)
         assert pauses.reasons
-        assert pauses.stop_payouts is (call not in (CallKind.REVERSE, CallKind.ADJUST))
+        assert pauses.stop_payouts is (call not in (CallKind.REVERSE, CallKind.ADJUST, CallKind.ACCOUNT_SEND))
 
 
 def test_credentials_and_a_long_retry_after_pause_at_once_and_a_short_one_does_not() -> None:
@@ -550,7 +554,7 @@ async def test_the_permit_of_a_failing_drive_is_given_back(world: World) -> None
     lane.conclude(Turn(False), CREDENTIALS)
     world.advance(10.0)
     with contextlib.suppress(RuntimeError):
-        async with world.worker.calls.permit(CallKind.PUSH, patient=False) as permit:
+        async with world.worker.calls.permit(CallKind.PUSH, "acme", patient=False) as permit:
             assert permit is not None
             assert permit.turn.is_probe
             raise RuntimeError("the database, for example")
@@ -604,3 +608,96 @@ async def test_a_lane_that_nobody_needs_any_more_does_not_slow_everything_for_ev
     world.advance(6 * 3600)
     await world.settle(seconds=60)
     assert pauses.reasons == (), "the sweeper trickles, the standstill watchdog is off, health says failing: for ever"
+
+
+# --- no key to encrypt to -----------------------------------------------------------------------------------------
+
+
+def test_all_lanes_are_shut_and_reopened_together_and_a_lanes_own_pause_outlives_it() -> None:
+    """S0-13, K5: without a key no call of any kind leaves; a key says nothing about who serves."""
+    pauses = lanes()
+    fail(pauses, CallKind.QUERY, SILENT)
+    pauses.shut("keys:UNAVAILABLE", why="away")
+    assert [pauses.lane(call).enter() for call in CallKind] == [None] * len(CallKind)
+    assert not any(pauses.lane(call).may_enter for call in CallKind), "nobody takes a place for a lane that is shut"
+    assert pauses.reasons == ("keys:UNAVAILABLE", "visa:READ_TIMEOUT")
+    assert pauses.stop_payouts
+    pauses.reopen()
+    assert pauses.lane(CallKind.PUSH).enter() is not None
+    assert (pauses.lane(CallKind.QUERY).enter(), pauses.reasons) == (None, ("visa:READ_TIMEOUT",))
+
+
+@pytest.mark.parametrize("end", ["reopen", "stop"])
+async def test_who_waits_for_a_key_looks_again_when_it_is_there_or_the_worker_stops(end: str) -> None:
+    """K5: nobody spins, nobody is forgotten."""
+    waits: list[float | None] = []
+
+    async def sleep(event: asyncio.Event, seconds: float | None) -> None:
+        waits.append(seconds)
+        await event.wait()
+
+    pauses = VisaPauses(after_failures=2, probe_max_seconds=8.0, clock=Now(), metrics=Metrics(), sleep=sleep)
+    pauses.shut("keys:UNAVAILABLE", why="away")
+    assert pauses.stop_payouts, "the sweeper drives no more than a trickle"
+    waiting = asyncio.create_task(pauses.lane(CallKind.PUSH).wait())
+    await asyncio.sleep(0)
+    assert waits == [None], "until something changes, not until a probe is due"
+    getattr(pauses, end)()
+    assert await asyncio.wait_for(waiting, 10.0) is (end == "reopen")
+
+
+async def test_ten_minutes_without_keys_end_with_every_payout_paid_once(world: World) -> None:
+    """S0-13, S1-06, F-05: the breaker opens, payouts wait where they are, and one fetch lets them all go on."""
+    pauses = world.worker.calls.pauses
+    begins, ends = world.now.timestamp() + 600.0, world.now.timestamp() + 1200.0
+    public = jwk.JWK.generate(kty="RSA", size=2048).export_public(as_dict=True)
+    asked: list[float] = []
+
+    def now() -> float:
+        return world.now.timestamp()
+
+    async def fetch() -> bytes:
+        asked.append(now())
+        if len(asked) > 1 and now() < ends:
+            raise OSError("away")
+        return json.dumps({"keys": [{**public, "kid": "key-1"}]}).encode()
+
+    keys = JwksKeys(fetch, breaker=Breaker("jwks", clock=now), clock=now)
+
+    async def look() -> None:
+        try:
+            await keys.get("key-1")
+            pauses.reopen()
+        except KeysUnavailable as error:
+            pauses.shut("keys:UNAVAILABLE", why=str(error))
+
+    async def let_pass(event: asyncio.Event, seconds: float | None) -> None:
+        assert seconds is None, "only the keys are away"
+        if not event.is_set():
+            world.advance(1.0)
+            await look()
+
+    for lane in {pauses.lane(call) for call in CallKind}:
+        lane._sleep = let_pass
+    await look()
+    world.advance(600.0)
+    for _ in range(10):
+        world.advance(1.0)
+        await look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert pauses.reasons == ("keys:UNAVAILABLE",)
+    ids = [f"payout-{number:04d}" for number in range(30)]
+    for payout_id in ids:
+        await world.ask(payout_id)
+    for _ in range(5):
+        await world.settle(seconds=30)
+    rows = [await world.row(payout_id) for payout_id in ids]
+    assert now() >= ends > begins
+    assert pauses.reasons == ()
+    assert {(row.state.value, row.attempts, row.systemic_refusals, row.inquiries) for row in rows} == {
+        ("PAID", 1, 0, 0)
+    }
+    assert len(world.visa.pushes) == len(ids), "each paid once"
+    assert not world.broker.topics["payout_failed_requires_compensation"]
+    assert len(asked) < 20, "one fetch a minute, not one a payout"

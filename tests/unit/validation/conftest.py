@@ -107,15 +107,24 @@ class Requests:
         request = parse_request(record)
         return request, open_request(request, self.keys)
 
-    def verdict(self, record: Mapping[str, Any], *, receipt_owned: bool = True) -> Valid | Invalid:
+    def verdict(
+        self, record: Mapping[str, Any], *, receipt_owned: bool = True, limits: ValidationLimits | None = None
+    ) -> Valid | Invalid:
         request, opened = self.opened(record)
         return validate(
-            request, opened, receipt_owned=receipt_owned, policy=self.policy, now=self.now, profile=ValidationLimits()
+            request,
+            opened,
+            receipt_owned=receipt_owned,
+            policy=self.policy,
+            now=self.now,
+            profile=limits or ValidationLimits(),
         )
 
-    def code(self, record: Mapping[str, Any], *, receipt_owned: bool = True) -> str:
+    def code(
+        self, record: Mapping[str, Any], *, receipt_owned: bool = True, limits: ValidationLimits | None = None
+    ) -> str:
         """VALID, or the reason code."""
-        verdict = self.verdict(record, receipt_owned=receipt_owned)
+        verdict = self.verdict(record, receipt_owned=receipt_owned, limits=limits)
         return "VALID" if isinstance(verdict, Valid) else str(verdict.reason_code)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.validation.policy import ComplianceScope, PolicyInvalid, load_policy, parse_policy
+from processors.validation.policy import ComplianceScope, PolicyInvalid, Preflight, load_policy, parse_policy
 from processors.validation.request import Corridor, DestinationKind
 
 ONE = """\
@@ -51,6 +51,32 @@ def test_rules_are_read_and_scope_defaults_to_all() -> None:
     assert rules.max_value_minor == 5
 
 
+def test_preflight_and_slippage_are_off_unless_the_corridor_says_so() -> None:
+    """B8: an older file asks Visa nothing; each question is turned on by itself, and `false` is off."""
+    corridor = _corridor("US", "MX", "USD", "MXN")
+    rules = parse_policy(ONE.encode(), "one.yaml").rules_for(corridor)
+    assert rules is not None
+    assert (rules.slippage_bps_max, rules.preflight) == (None, frozenset())
+    asking = ONE.replace("lockRequired: true", "lockRequired: true, slippageBpsMax: 0").replace(
+        "      rails", "      preflight: {cardAttributes: true, cardValidation: false}\n      rails"
+    )
+    rules = parse_policy(asking.encode(), "asking.yaml").rules_for(corridor)
+    assert rules is not None
+    assert (rules.slippage_bps_max, rules.preflight) == (0, {Preflight.CARD_ATTRIBUTES})
+
+
+def test_what_could_never_apply_is_refused() -> None:
+    """G14: a bound without two currencies, a question about cards where none is paid to."""
+    one_currency = ONE.replace("lockRequired: true", "lockRequired: true, slippageBpsMax: 5").replace('"MXN"', '"USD"')
+    with pytest.raises(PolicyInvalid, match=r"slippageBpsMax: the corridor has one currency"):
+        parse_policy(one_currency.encode(), "wrong.yaml")
+    no_cards = ONE.replace("[card]", "[account]").replace(
+        "      rails", "      preflight: {cardValidation: true}\n      rails"
+    )
+    with pytest.raises(PolicyInvalid, match=r"cardValidation: the corridor allows no alias or card"):
+        parse_policy(no_cards.encode(), "wrong.yaml")
+
+
 def test_an_unlisted_corridor_has_no_rules() -> None:
     """B8: unknown corridor fails closed; the way back is another corridor."""
     policy = parse_policy(ONE.encode(), "one.yaml")
@@ -62,7 +88,14 @@ def test_an_unlisted_corridor_has_no_rules() -> None:
     ("old", "new", "expected"),
     [
         ("maxValueMinor: 5", "maxValueMinor: 5, dailyCountMax: 3", r"limits: .*dailyCountMax"),
-        ("lockRequired: true", "lockRequired: true, slippageBpsMax: 50", r"fx: .*slippageBpsMax"),
+        ("lockRequired: true", "lockRequired: true, slippage: 50", r"fx: .*slippage"),
+        ("lockRequired: true", "lockRequired: true, slippageBpsMax: -1", r"slippageBpsMax"),
+        ("lockRequired: true", "lockRequired: true, slippageBpsMax: 10001", r"slippageBpsMax"),
+        ("lockRequired: true", "lockRequired: true, slippageBpsMax: 0.5", r"slippageBpsMax"),
+        ("      rails", "      preflight: true\n      rails", r"preflight"),
+        ("      rails", "      preflight: {}\n      rails", r"preflight"),
+        ("      rails", "      preflight: {pav: true}\n      rails", r"preflight: .*pav"),
+        ("      rails", "      preflight: {accountValidation: true}\n      rails", r"allows no account or wallet"),
         ("maxValueMinor: 5", "maxValueMinor: 0", r"maxValueMinor"),
         ("maxValueMinor: 5", "maxValueMinor: 5.5", r"maxValueMinor"),
         ("maxValueMinor: 5", 'maxValueMinor: "5"', r"maxValueMinor"),

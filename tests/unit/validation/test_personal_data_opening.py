@@ -13,6 +13,9 @@ from processors.personal_data import (
     Card,
     PartyKeys,
     PersonalDataUnreadable,
+    read_account,
+    read_alias,
+    read_wallet,
     seal_for_processor,
 )
 from processors.sealing import SealingKeyInvalid, encrypt_compact, load_public_key
@@ -161,7 +164,11 @@ JSON = st.recursive(
 def test_junk_inside_a_good_envelope_raises_only_the_declared_error(requests: Any, document: bytes) -> None:
     """P8, P6: whatever was encrypted to us."""
     token = _seal_bytes(requests, document)
-    for open_token in (requests.keys.open_personal_data, requests.keys.open_card, requests.keys.open_opaque):
+    opened = requests.keys.open_destination
+    readers = [lambda text, read=read: read(opened(text)) for read in (read_account, read_alias, read_wallet)]
+    for open_token in (
+        requests.keys.open_personal_data, requests.keys.open_card, requests.keys.open_opaque, *readers,
+    ):  # fmt: skip
         try:
             shown = repr(open_token(token))
         except PersonalDataUnreadable as error:
@@ -175,3 +182,11 @@ def test_junk_tokens_raise_only_the_declared_error(requests: Any, token: str) ->
     """P8: text that is no JWE, or only looks like one."""
     with pytest.raises(PersonalDataUnreadable):
         requests.keys.open_personal_data(token)
+
+
+def test_a_card_number_is_no_alias_and_a_telephone_number_is_one() -> None:
+    """P6: the directory must not be asked for a card; thirteen digits of a telephone may pass Luhn by chance."""
+    with pytest.raises(PersonalDataUnreadable) as caught:
+        read_alias(b'{"alias": "4957030420210462"}')
+    assert "4957" not in str(caught.value)
+    assert read_alias(b'{"alias": "+4222222222222"}').value.reveal() == "+4222222222222"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from processors.validation.policy import ComplianceScope, CorridorPolicy, CorridorRules
 from processors.validation.reason_codes import EXPLANATIONS, ReasonCode
 from processors.validation.request import DestinationKind, parse_request
-from processors.validation.validate import Invalid, Valid
+from processors.validation.validate import Invalid, Valid, ValidationLimits
 
 PLANTED = "4111111111111111"
 
@@ -110,7 +110,7 @@ def _refusals(requests: Any) -> list[tuple[str, dict[str, Any]]]:
         ("DESTINATION_NOT_AVAILABLE", {"destination": destination("ACCOUNT", account={"encrypted_account": card})}),
         ("DESTINATION_NOT_AVAILABLE", {"destination": destination("WALLET", wallet={"encrypted_wallet": card})}),
         (
-            "DESTINATION_NOT_AVAILABLE",
+            "DESTINATION_NOT_ALLOWED",
             {"destination": destination("ALIAS", alias={"alias_type": "EMAIL", "encrypted_alias": card})},
         ),
         (
@@ -151,7 +151,7 @@ def test_every_code_is_reachable_and_explained(requests: Any) -> None:
     """K7: no code without a meaning and advice, and no code that nothing produces."""
     assert set(EXPLANATIONS) == set(ReasonCode)
     assert all(len(item.meaning) > 20 and len(item.advice) > 20 for item in EXPLANATIONS.values())
-    elsewhere = {"CARD_NUMBER_IN_CLEAR", "RECEIPT_REUSED", "DESTINATION_NOT_ALLOWED"}
+    elsewhere = {"CARD_NUMBER_IN_CLEAR", "RECEIPT_REUSED", "ACCOUNT_UNREADABLE", "ALIAS_UNREADABLE"}
     produced = {expected for expected, _ in _refusals(requests)}
     assert produced | elsewhere == set(ReasonCode)
 
@@ -179,6 +179,102 @@ def test_a_destination_that_the_corridor_does_not_allow_is_refused(requests: Any
     rules = CorridorRules(False, ComplianceScope.ALL, frozenset({DestinationKind.ACCOUNT}), 100_000)
     policy = CorridorPolicy("accounts-only", "0" * 64, {("US", "US", "USD", "USD"): rules})
     assert replace(requests, policy=policy).code(requests.record()) == "DESTINATION_NOT_ALLOWED"
+
+
+ACCOUNT = {
+    "account_number": "GB33BUKB20201555555555",
+    "account_number_type": "IBAN",
+    "country": "GB",
+    "currency": "GBP",
+}
+WALLET = {"account_number": "+254700000001", "operator_name": "M-PESA", "country": "KE", "currency": "KES"}
+OFFERED = ValidationLimits(accounts_offered=True)
+
+
+def _to(requests: Any, kind: str, plaintext: dict[str, Any] | None) -> dict[str, Any]:
+    sealed = "junk" if plaintext is None else requests.seal(plaintext)
+    records: dict[str, Any] = {"kind": kind, "card": None, "account": None, "wallet": None, "alias": None}
+    records[kind.lower()] = {f"encrypted_{kind.lower()}": sealed}
+    return records
+
+
+@pytest.mark.parametrize(("kind", "plaintext"), [("ACCOUNT", ACCOUNT), ("WALLET", WALLET)])
+def test_accounts_and_wallets_are_paid_where_the_processor_is_enrolled(
+    requests: Any, kind: str, plaintext: dict[str, Any]
+) -> None:
+    """B4, B8: otherwise refused, as is what the corridor does not allow."""
+    record = requests.record(destination=_to(requests, kind, plaintext))
+    assert requests.code(record) == "DESTINATION_NOT_AVAILABLE"
+    assert requests.code(record, limits=OFFERED) == "VALID"
+    in_japan = requests.corridor("JP", "JP", "JPY", "JPY")
+    elsewhere = requests.record(
+        destination=_to(requests, kind, plaintext), corridor=in_japan, amount={"amount_minor": 100, "currency": "JPY"}
+    )
+    assert requests.code(elsewhere, limits=OFFERED) == "DESTINATION_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    ("kind", "plaintext"),
+    [
+        ("ACCOUNT", None),
+        ("WALLET", None),
+        ("ACCOUNT", WALLET),
+        ("WALLET", ACCOUNT),
+        ("ACCOUNT", {"primary_account_number": "4957030420210462"}),
+        ("ACCOUNT", ACCOUNT | {"account_number_type": "DEFAULT"}),
+        ("WALLET", WALLET | {"operator_name": ""}),
+        ("WALLET", WALLET | {"operator_name": "a\x00b"}),
+    ],
+)
+def test_an_account_that_cannot_be_read_ends_before_anything_is_sent(
+    requests: Any, kind: str, plaintext: dict[str, Any] | None
+) -> None:
+    """K7, P6: the reason names the rule, never the account."""
+    verdict = requests.verdict(requests.record(destination=_to(requests, kind, plaintext)), limits=OFFERED)
+    assert isinstance(verdict, Invalid)
+    assert verdict.reason_code == ReasonCode.ACCOUNT_UNREADABLE
+    assert len(verdict.reason) > 20
+    assert not {"2020155555", "254700000001", "4957030420210462"} & set(verdict.reason.split())
+
+
+def test_l8_how_an_account_is_compared_did_not_change(requests: Any) -> None:
+    """L8: the same account is the same content, also re-encrypted and with its members in another order."""
+    _, first = requests.opened(requests.record(destination=_to(requests, "ACCOUNT", ACCOUNT)))
+    backwards = dict(reversed(ACCOUNT.items()))
+    _, again = requests.opened(requests.record(destination=_to(requests, "ACCOUNT", backwards)))
+    assert first.destination_details == again.destination_details
+    assert first.destination_account == again.destination_account
+    assert first.destination_details.canonical.startswith('{"account_number":"GB33')
+
+
+def _to_alias(requests: Any, plaintext: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    alias = {"alias_type": "EMAIL", "encrypted_alias": requests.seal(plaintext)}
+    abroad = {"corridor": requests.corridor("US", "GB", "USD", "GBP"), "fx_quote": requests.quote(rate="0.79")}
+    destination = {"kind": "ALIAS", "card": None, "account": None, "wallet": None, "alias": alias}
+    record: dict[str, Any] = requests.record(destination=destination, **(abroad | changes))
+    return record
+
+
+def test_aliases_are_paid_where_a_corridor_lists_them(requests: Any) -> None:
+    """B4, B8: the corridor that lists them; not another; and nowhere under a policy that lists none."""
+    assert requests.code(_to_alias(requests, {"alias": "rosalind@example.com"})) == "VALID"
+    domestic = {"corridor": requests.corridor("US", "US", "USD", "USD"), "fx_quote": None}
+    record = _to_alias(requests, {"alias": "rosalind@example.com"}, **domestic)
+    assert requests.code(record) == "DESTINATION_NOT_ALLOWED"
+    rules = CorridorRules(False, ComplianceScope.ALL, frozenset({DestinationKind.CARD}), 100_000)
+    cards_only = CorridorPolicy("cards-only", "0" * 64, {("US", "US", "USD", "USD"): rules})
+    assert replace(requests, policy=cards_only).code(record) == "DESTINATION_NOT_AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    "plaintext", [{"email": "a@b.c"}, {"alias": ""}, {"alias": "a b"}, {"alias": "x" * 129}, {"alias": 1}]
+)
+def test_an_alias_that_cannot_be_read_ends_before_anything_is_sent(requests: Any, plaintext: dict[str, Any]) -> None:
+    """K7, P6: the reason names the rule, never the alias."""
+    verdict = requests.verdict(_to_alias(requests, plaintext))
+    assert isinstance(verdict, Invalid)
+    assert verdict.reason_code == ReasonCode.ALIAS_UNREADABLE
+    assert "a@b.c" not in verdict.reason
 
 
 def test_limit_is_inclusive(requests: Any) -> None:

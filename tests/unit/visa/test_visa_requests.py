@@ -72,7 +72,7 @@ def body(request: VisaRequest) -> dict[str, Any]:
 
 
 def test_a_push_carries_what_visa_requires() -> None:
-    """S1, S3: every required field of Visa's OpenAPI, the five of the duplicate key among them."""
+    """S1, S3, B4: every required field of Visa's OpenAPI, the five of the duplicate key among them."""
     request = push()
     document = body(request)
     assert (request.method, request.path) == ("POST", "/visadirect/fundstransfer/v1/pushfundstransactions")
@@ -170,6 +170,11 @@ ABROAD = replace(RECIPIENT, party=replace(RECIPIENT.party, country_code="DE", st
             "business_application_id": "AA",
             "profile": replace(PROFILE, card_acceptor=replace(ACCEPTOR, legal_business_name=None)),
         }),
+        ("cardAcceptor.legalBusinessName", {
+            "recipient": replace(ABROAD, card_issuer_country_code="AU"),
+            "profile": replace(PROFILE, card_acceptor=replace(ACCEPTOR, legal_business_name=None)),
+        }),
+        ("sourceOfFundsCode", {"business_application_id": "CP", "source_of_funds_code": "06"}),
         ("correlation_id", {"correlation_id": "a\r\nX-Injected: 1"}),
     ],
 )  # fmt: skip
@@ -180,6 +185,37 @@ def test_a_missing_or_wrong_field_is_named_and_its_value_is_not(field: str, chan
     assert caught.value.field == field
     for private in (CARD, "Maria", "Market St", "2030-13", "NNNN", "Injected"):
         assert private not in str(caught.value)
+
+
+COLOMBIAN = replace(
+    PROFILE, acquirer_country_code="170", card_acceptor=replace(ACCEPTOR, country="CO", state=None, county=None)
+)
+IN_COLOMBIA: dict[str, Any] = {
+    "profile": COLOMBIAN,
+    "sender": replace(SENDER, country_code="CO", city="Bogota", state_code=None, postal_code="110111-AB-CD-123"),
+    "recipient": replace(RECIPIENT, party=replace(RECIPIENT.party, country_code="CO", state_code=None)),
+}
+
+
+def test_within_colombia_the_place_counts_and_the_name_is_left_out() -> None:
+    """B4: Visa's OpenAPI on domestic payments in Colombia: city, a longer postal code, country, and no senderName."""
+    document = body(push(**IN_COLOMBIA))
+    assert "senderName" not in document
+    assert (document["senderCity"], document["senderPostalCode"]) == ("Bogota", "110111-AB-CD-123")
+    assert document["recipientCountryCode"] == "COL"
+
+
+@pytest.mark.parametrize(("field", "name"), [("senderCity", "city"), ("senderPostalCode", "postal_code")])
+def test_within_colombia_the_place_is_required(field: str, name: str) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        push(**{**IN_COLOMBIA, "sender": without(IN_COLOMBIA["sender"], name)})
+    assert caught.value.field == field
+
+
+def test_a_canadian_card_from_abroad_names_the_business() -> None:
+    """B4: with the name set, the same push is built."""
+    canadian = replace(ABROAD, card_issuer_country_code="CA")
+    assert body(push(recipient=canadian))["cardAcceptor"]["legalBusinessName"] == "Payouts Incorporated"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +238,7 @@ def test_a_profile_is_checked_when_it_is_made(field: str, changes: dict[str, Any
 
 
 def test_a_token_goes_as_a_credential_reference() -> None:
-    """Exactly one of account number and reference (Visa's OpenAPI)."""
+    """B4: exactly one of account number and reference (Visa's OpenAPI)."""
     document = body(push(recipient=replace(RECIPIENT, card=TokenReference(value=Secret("tok_approve_1")))))
     assert document["recipientPaymentCredentialReference"] == {"type": "PCI_TOKEN_REFID", "value": "tok_approve_1"}
     assert "recipientPrimaryAccountNumber" not in document
@@ -231,7 +267,7 @@ def test_a_status_identifier_cannot_change_the_path(identifier: str) -> None:
 
 
 def test_status_asks_where_the_post_went() -> None:
-    """Visa's error page: GET on the same resource."""
+    """B4: GET on the same resource (Visa's error page); the paths are settings of the profile."""
     identifier = "1491819372_186_81_l73c003_VDP_ARM"
     assert status(identifier).path == f"/visadirect/fundstransfer/v1/pushfundstransactions/{identifier}"
     reversal = status(identifier, operation=Operation.REVERSE_FUNDS)

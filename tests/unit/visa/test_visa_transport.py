@@ -17,6 +17,7 @@ from processors.payout.outcome import OutcomeKind
 from processors.secrets import Secret
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Answered, BodyProblem, Exchange, Failed, FailureCause
+from processors.visa.inquiry import alias_resolution
 from processors.visa.mle import ENCRYPTED_MEMBER
 from processors.visa.outcome import outcome_of_push
 from processors.visa.requests import VisaRequest, push_funds_again, status
@@ -78,7 +79,7 @@ def head_of(request: bytes) -> dict[str, str]:
 
 
 async def test_a_push_and_its_answer_travel_encrypted(pki: Pki, mle_keys: MleKeys) -> None:
-    """S3, P6: same plaintext, fresh JWE on every attempt; the answer is opened; Visa's headers are there."""
+    """S3, P6, B4, B5: same plaintext, fresh JWE on every attempt; the answer is opened; Visa's headers are there."""
     visa = mle_keys.visas()
     requests: list[bytes] = []
 
@@ -124,6 +125,16 @@ async def test_visa_is_told_to_answer_before_we_hang_up(pki: Pki, seconds: float
     async with tls_server(pki, answering(reply(200, APPROVED))) as (port, seen):
         answered(await send_once(pki, port, deadline=deadline, transaction_timeout_ms=configured))
     assert head_of(seen.http_bytes)["x-transaction-timeout-ms"] == sent
+
+
+async def test_a_question_before_a_payout_names_no_time_in_which_a_transaction_must_end(pki: Pki) -> None:
+    """B3: it is none: a 202 to it would mean nothing."""
+    asked = alias_resolution(Secret("rosalind@example.com"), business_application_id="PP")
+    async with tls_server(pki, answering(reply(200, b"{}"))) as (port, seen):
+        answered(await send_once(pki, port, asked))
+    head = head_of(seen.http_bytes)
+    assert head["request-line"].startswith("POST /visaaliasdirectory/v1/resolve")
+    assert not {"x-client-transaction-id", "x-transaction-timeout-ms"} & set(head)
 
 
 async def test_a_status_get_has_no_body_and_no_client_transaction_id(pki: Pki) -> None:
@@ -197,7 +208,7 @@ async def test_an_unknown_name_is_definite(pki: Pki) -> None:
     ("name", "trusted"), [("server", "stranger_ca"), ("stranger_server", "ca"), ("other_host", "ca")]
 )
 async def test_a_server_that_cannot_prove_itself_gets_nothing(pki: Pki, name: str, trusted: str) -> None:
-    """S4, P6: wrong issuer or wrong name: verification and host name are on, not one byte of HTTP leaves."""
+    """S4, P6, B5: wrong issuer or wrong name: verification and host name are on, not one byte of HTTP leaves."""
     async with tls_server(pki, answering(reply(200, APPROVED)), name=name) as (port, seen):
         exchange = await send_once(pki, port, ca_path=pki.path(f"{trusted}.pem"))
     assert failed(exchange) == (False, FailureCause.SERVER_CERTIFICATE_INVALID)
@@ -212,13 +223,13 @@ async def test_a_client_certificate_refused_in_the_handshake_is_definite(pki: Pk
 
 
 async def test_old_tls_is_refused(pki: Pki) -> None:
-    """P6: TLS 1.2 at least."""
+    """P6, B5: TLS 1.2 at least."""
     client = VisaDirectClient(connection(pki, 1))
     async with client:
-        pool = client._client._transport._pool  # type: ignore[attr-defined]
-        assert pool._ssl_context.minimum_version is ssl.TLSVersion.TLSv1_2
-        assert pool._ssl_context.check_hostname is True
-        assert pool._ssl_context.verify_mode is ssl.CERT_REQUIRED
+        context = client._client._transport.context  # type: ignore[attr-defined]
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert context.check_hostname is True
+        assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 async def test_a_handshake_that_never_ends_is_definite(pki: Pki) -> None:
@@ -254,7 +265,7 @@ async def test_a_passed_deadline_does_not_even_connect(pki: Pki) -> None:
 
 
 async def test_waiting_for_a_connection_ends_before_the_deadline(pki: Pki) -> None:
-    """L3: a full pool does not let a call outlive its lease, and nothing of it was sent."""
+    """L3, B5: a full pool does not let a call outlive its lease, and nothing of it was sent."""
     async with tls_server(pki, silent_after_request) as (port, seen):
         settings = connection(pki, port, max_connections=1)
         async with VisaDirectClient(settings) as client:
@@ -346,7 +357,7 @@ async def test_silence_is_ambiguous(pki: Pki) -> None:
 
 
 async def test_the_whole_call_ends_at_its_deadline(pki: Pki) -> None:
-    """L3: a server that dribbles one byte at a time resets every read time-out but not the total."""
+    """L3, B5: a server that dribbles one byte at a time resets every read time-out but not the total."""
 
     async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Received) -> None:
         await read_request(reader, seen)
@@ -411,8 +422,8 @@ class JumpingClock:
 
 @pytest.mark.parametrize("reused", [False, True])
 async def test_a_deadline_that_passes_anywhere_stops_what_has_not_left(pki: Pki, reused: bool) -> None:
-    """L3: let the deadline pass at every reading of its clock; after a connection is there, before the headers, and
-    before the body. Nothing of the request that had not left by then leaves."""
+    """L3: let the deadline pass at every reading of its clock, the last one after a connection is there. Nothing of
+    the request leaves then, and a head never leaves without its body."""
     stages: list[tuple[bool | None, bool, bool]] = []
     for readings in range(12):
         async with (
@@ -428,9 +439,8 @@ async def test_a_deadline_that_passes_anywhere_stops_what_has_not_left(pki: Pki,
         stages.append((bytes_sent, b"POST" in sent, BODY in sent))
         if isinstance(exchange, Failed):
             assert exchange.cause in (FailureCause.DEADLINE_PASSED, FailureCause.TOTAL_TIMEOUT)
-    nothing_left, headers_left, all_left = (False, False, False), (True, True, False), (None, True, True)
-    assert stages == sorted(stages, key=[nothing_left, headers_left, all_left].index)
-    assert stages.count(headers_left) == 1
+    nothing_left, all_left = (False, False, False), (None, True, True)
+    assert stages == sorted(stages, key=[nothing_left, all_left].index)
     assert stages.count(nothing_left) >= 3
     assert stages[-1] == all_left
 
@@ -465,9 +475,9 @@ async def test_nothing_runs_between_the_check_and_the_write(pki: Pki, monkeypatc
         with monkeypatch.context() as patched:
             patched.setattr(socket.socket, "send", send)
             answered(await client.send(PUSH, Deadline(PLENTY_SECONDS, clock)))
-    # Last of all were sent headers and body; before them the handshake.
-    assert len(turned_at_send) >= 4
-    assert turned_at_send[-2:] == [False, False]
+    # Last of all was sent the request, in one write; before it the two of the handshake.
+    assert len(turned_at_send) >= 3
+    assert turned_at_send[-1] is False
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------

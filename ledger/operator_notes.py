@@ -1,0 +1,18 @@
+"""A line of the audited history about what an operator is going to do, for actions that have no table (rule L10)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ledger.restoring import opened
+
+SMOKE_BEGUN: Final = "smoke_begun"
+NOTE: Final = """
+INSERT INTO history (actor, transition, from_state, to_state, detail) VALUES ($1, $2, NULL, $3, $4::jsonb)
+"""
+
+
+async def note(database_url: str, operator: str, transition: str, detail: Mapping[str, Any]) -> None:
+    """Write it; `detail` has the reason. Raises LedgerError."""
+    async with opened(database_url, application_name="payouts command") as connection:
+        await connection.execute(NOTE, operator, transition, transition.upper(), json.dumps(dict(detail)))

@@ -1,0 +1,164 @@
+"""The database's own state as `payouts ledger status` sees it, and the time-outs of every connection."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner
+
+from ledger.connections import IDLE_IN_TRANSACTION_SECONDS, Timeouts, session_settings
+from ledger.migrate import migrator
+from ledger.postgres import PostgresLedger
+from ops.database_status import Bounds, database_facts, findings
+from ops.findings import Status
+from ops.ledger_queries import reading
+from ops.main import app
+from sandbox.servers.postgres import PostgresServer, PostgresStandby
+from tests.contract.ledger.ledger_harness import inserted
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).resolve().parents[3]
+TIMEOUTS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+NEEDLE = "needle-4000001234"
+
+
+async def failures(url: str, bounds: Bounds) -> dict[str, str]:
+    async with reading(url) as connection:
+        facts = await database_facts(connection)
+    json.dumps(facts, default=str)
+    return {one.check: one.detail for one in findings(facts, bounds) if one.status is Status.FAIL}
+
+
+async def test_a_long_statement_a_long_transaction_and_a_lock_are_found_without_their_text(ledger_url: str) -> None:
+    """S3-07, S4-29, P6: who, since when and waiting for whom; never what somebody typed."""
+    async with await PostgresLedger.connect(ledger_url) as ledger:
+        await inserted(ledger)
+    holder, waiter = await asyncpg.connect(ledger_url), await asyncpg.connect(ledger_url)
+    await holder.execute(f"BEGIN; SELECT '{NEEDLE}'; UPDATE payouts SET reason = '{NEEDLE}'")
+    waiting = asyncio.create_task(waiter.execute(f"UPDATE payouts SET reason = 'also {NEEDLE}'"))
+    tight = Bounds(statement_seconds=0.0, transaction_seconds=0.2, lock_seconds=0.2)
+
+    async def both() -> dict[str, str]:
+        while True:
+            found = await failures(ledger_url, tight)
+            if {"transactions", "locks"} <= set(found):
+                return found
+
+    found = await asyncio.wait_for(both(), 20)
+    assert f"lock of {holder.get_server_pid()}" in found["locks"]
+    async with reading(ledger_url) as connection:
+        facts = await database_facts(connection)
+    assert NEEDLE not in json.dumps(facts, default=str)
+    assert {one["statement"] for one in facts["sessions"]} >= {"BEGIN", "UPDATE"}
+    assert await failures(ledger_url, Bounds(lock_seconds=60.0)) == {}
+    await holder.execute("ROLLBACK")
+    await waiting
+    await holder.close()
+    await waiter.close()
+
+
+async def test_sizes_bloat_and_vacuum_are_told_of_every_table(ledger_url: str) -> None:
+    """S3-25: an update of every row leaves as many dead ones; after a vacuum they are room, and after that they go."""
+    async with await PostgresLedger.connect(ledger_url) as ledger:
+        await asyncio.gather(*(inserted(ledger, number) for number in range(50)))
+    connection = await asyncpg.connect(ledger_url)
+    await connection.execute("UPDATE payouts SET reason = repeat('x', 500); SELECT pg_stat_force_next_flush()")
+    await connection.execute("VACUUM (ANALYZE) payouts")
+    async with reading(ledger_url) as look:
+        facts = await database_facts(look)
+    await connection.close()
+    tables = {table["table"]: table for table in facts["tables"]}
+    assert set(tables) >= {"payouts", "history", "seals", "receipts"}
+    payouts = tables["payouts"]
+    assert payouts["vacuumed_at"] is not None
+    assert payouts["analyzed_at"] is not None
+    assert 0.0 <= payouts["bloat_share"] <= 1.0
+    assert payouts["total_bytes"] >= payouts["heap_bytes"] + payouts["index_bytes"] > 0
+    assert facts["unsealed"] == 50
+    assert facts["identity_numbers_issued"] == 0
+
+
+async def test_lines_that_nobody_seals_are_a_finding(ledger_url: str) -> None:
+    """L10: the sealer has stopped, and nobody would notice by the payouts."""
+    async with await PostgresLedger.connect(ledger_url) as ledger:
+        await inserted(ledger)
+        assert "not sealed" in (await failures(ledger_url, Bounds(seal_seconds=0.0)))["seals"]
+        assert await ledger.seals.seal(500) == 1
+        assert "not published" in (await failures(ledger_url, Bounds(publish_seconds=0.0)))["seals"]
+        await ledger.seals.published_up_to(1)
+        assert await failures(ledger_url, Bounds(publish_seconds=0.0, seal_seconds=0.0)) == {}
+
+
+def test_a_standby_that_is_there_and_one_that_is_gone(own_postgres: PostgresServer) -> None:
+    """S4-36: before a failover somebody looks whether there is a synchronous standby to fail over to."""
+    standby = PostgresStandby(own_postgres)
+    try:
+        standby.start()
+        environment = {"DATABASE_URL": own_postgres.url, "PAYOUTS_PROFILE": "test", "SCHEMA_REGISTRY_URL": ""}
+        environment["KAFKA_BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
+        runner = CliRunner()
+        assert runner.invoke(app, ["ledger", "migrate"], env=environment).exit_code == 0
+        well = runner.invoke(app, ["ledger", "status", "--output", "json"], env=environment)
+        assert well.exit_code == 0, well.stderr
+        (seen,) = json.loads(well.stdout)["database"]["standbys"]
+        assert (seen["state"], seen["sync_state"]) == ("streaming", "sync")
+        standby.kill()
+        gone: Any = None
+        while gone is None or gone.exit_code == 0:
+            gone = runner.invoke(app, ["ledger", "status"], env=environment)
+        assert gone.exit_code == 1
+        assert "no synchronous standby" in gone.stderr
+    finally:
+        standby.detach()
+        standby.stop()
+
+
+async def shown(connection: Any) -> dict[str, str]:
+    return {name: await connection.fetchval(f"SHOW {name}") for name in TIMEOUTS}
+
+
+async def test_every_connection_of_ours_has_its_time_outs(ledger_url: str) -> None:
+    """Issue 7, S3-07: a worker's pool, a command that looks, and a migration; none may wait or run for ever."""
+    times = Timeouts()
+    async with await PostgresLedger.connect(ledger_url, pool_min=1) as ledger:
+        pool = await ledger._pool.read(shown)
+    assert pool == {
+        "lock_timeout": f"{times.lock_seconds:.0f}s",
+        "statement_timeout": f"{times.statement_seconds:.0f}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS:.0f}s",
+    }
+    async with reading(ledger_url) as connection:
+        looking = await shown(connection)
+    async with migrator(ledger_url) as connection:
+        migrating = await shown(connection)
+    assert "0" not in {*pool.values(), *looking.values(), *migrating.values()}
+
+
+def test_nobody_opens_a_connection_without_them() -> None:
+    """Every place of the product that connects gives the session its settings, by the one function that makes them."""
+    without = []
+    places = 0
+    for room in ("ledger", "ops", "streams", "processors"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "asyncpg"):
+                    continue
+                if node.func.attr not in ("connect", "create_pool"):
+                    continue
+                places += 1
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                settings = given.get("server_settings", "")
+                if "session_settings(" not in settings and "_pool_settings(" not in settings:
+                    without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert without == []
+    assert places >= 4
+    assert set(TIMEOUTS) <= set(session_settings("a test", lock_seconds=1, statement_seconds=1))
