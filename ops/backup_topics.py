@@ -40,10 +40,9 @@ from ops.kafka import (
     spans,
 )
 from ops.lag import group_lag
-from ops.lag_look import CONSUMED
 from ops.offset_cluster import commit_and_look, not_committed
 from ops.output import progress
-from schemas.topics import TOPICS, topic_name
+from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 from streams.completeness import INBOUND_TOPICS
 from streams.holes import Unreadable
 from streams.kafka_app import confluent_config
@@ -113,7 +112,7 @@ def read_offsets(settings: Settings) -> Offsets:
     """Read them, with the ends and the ids of their topics. Raises CommandFailed, KafkaException."""
     admin = connect_admin(settings)
     everything = our_topics(admin, settings, TOPICS)
-    consumed = {name: everything[name] for name in _names(settings, CONSUMED)}
+    consumed = {name: everything[name] for name in _names(settings, READ_BY_WORKERS)}
     places = _places(consumed)
     found = committed_offsets(settings, places)
     ends = offsets(admin, places, latest_offset())
@@ -188,7 +187,7 @@ def plan_offsets(
             next_step="put the ledger of the same backup back first, or take the offsets of an older backup",
         )
     admin = connect_admin(settings)
-    present = our_topics(admin, settings, CONSUMED)
+    present = our_topics(admin, settings, READ_BY_WORKERS)
     places = _places(present)
     here = Here(
         now=committed_offsets(settings, places),

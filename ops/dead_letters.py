@@ -24,7 +24,7 @@ from processors.sealing import EnvelopeOpener, SealingError
 from processors.validation.request import RequestMalformed, parse_request
 from schemas.codec import BlockingCodec, Undecodable
 from schemas.headers import header_text
-from schemas.topics import TOPICS, topic_name
+from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 from streams.dead_letters import (
     DEAD_LETTER_TOPIC,
     FIRST_TAKEN_HEADER,
@@ -35,16 +35,6 @@ from streams.dead_letters import (
 from streams.intake import key_problem
 from streams.settings import Settings
 
-REPLAYABLE: Final = (
-    "payout_requests",
-    "payout_validated",
-    "payout_cleared",
-    "payout_retry",
-    "payout_failed_requires_compensation",
-    "payout_compensation_confirmations",
-    "payout_review_decisions",
-)
-"""What workers read, and letters therefore come from."""
 REQUESTS: Final = "payout_requests"
 READ_SECONDS: Final = 60.0
 JSON_NAMES_MAX: Final = 20
@@ -212,7 +202,7 @@ def state_of(done: Sequence[LetterDone]) -> tuple[LetterState, LetterDone | None
 
 def table_name(topic: str, prefix: str) -> str | None:
     """The table's name of a topic that letters of ours can come from; None when it is not ours."""
-    return next((name for name in REPLAYABLE if topic_name(name, prefix) == topic), None)
+    return next((name for name in READ_BY_WORKERS if topic_name(name, prefix) == topic), None)
 
 
 def opened(opener: EnvelopeOpener, letter: Letter) -> Contents:

@@ -162,13 +162,12 @@ def list_(
         if reason_code in (None, letter.reason_code) and topic in (None, table_name(letter.topic, _prefix(settings))):
             found[letter.name, letter.sha256] = letter
         if len(found) >= SCANNED_MAX:
-            message(f"Stopped at {SCANNED_MAX} letters: give --since, --topic or --reason-code.")
             break
     done = run(_done(settings, sorted({letter.name for letter in found.values()})))
     rows = [_listed(letter, done.get(place, [])) for place, letter in found.items()]
     rows = sorted((row for row in rows if row["state"] in wanted), key=_by_time)
     emit_rows(rows[-limit:], LETTER_COLUMNS, output)
-    _tell_list(rows, limit, shelf)
+    _tell_list(rows, limit, shelf, len(found))
 
 
 def _states(state: str) -> frozenset[str]:
@@ -192,7 +191,7 @@ def _by_time(row: Mapping[str, Any]) -> tuple[datetime, str]:
     return row["set_aside_at"] or datetime.min.replace(tzinfo=UTC), row["letter"]
 
 
-def _tell_list(rows: Sequence[Mapping[str, Any]], limit: int, shelf: Shelf) -> None:
+def _tell_list(rows: Sequence[Mapping[str, Any]], limit: int, shelf: Shelf, scanned: int) -> None:
     counted: dict[str, int] = {}
     for row in rows:
         counted[row["reason_code"]] = counted.get(row["reason_code"], 0) + 1
@@ -202,8 +201,10 @@ def _tell_list(rows: Sequence[Mapping[str, Any]], limit: int, shelf: Shelf) -> N
         message(f"Shown are the newest {limit} of them.")
     if shelf.strangers:
         message(f"{shelf.strangers} record(s) of the topic are no letters of ours and were left out.")
-    if not shelf.complete and len(rows) < SCANNED_MAX:
-        raise CommandFailed(ExitCode.PARTIAL, "the end of the topic was not reached in time", next_step="give --since")
+    if not shelf.complete:
+        how = "in time" if scanned < SCANNED_MAX else f"within {SCANNED_MAX} letters"
+        what = f"the end of the topic was not reached {how}: this is not all"
+        raise CommandFailed(ExitCode.PARTIAL, what, next_step="give --since, --topic or --reason-code")
 
 
 async def _done(settings: Settings, names: Sequence[str]) -> dict[tuple[str, str], list[LetterDone]]:
@@ -267,10 +268,10 @@ def show(
     if reveal is None and reason is not None:
         raise usage_error("--reason goes with --reveal", next_step="nothing is recorded of a plain show")
     settings = settings_for(KAFKA, DATABASE)
-    (plan,) = _found(settings, [letter])
+    opener = _opener(settings, key, needed=key is not None or reveal is not None)
+    (plan,) = _found(settings, [letter], opener)
     if plan.letter is None:
         raise not_found(plan.why, next_step="`payouts dlq list --state all` shows what there is")
-    opener = _opener(settings, key, needed=key is not None or reveal is not None)
     if opener is not None:
         plan = _with_contents(settings, [plan], opener)[0]
         if plan.contents is None and reveal is not None:
@@ -405,7 +406,7 @@ def replay(
     wanted = answers(yes=yes, dry_run=dry_run, wait=None, output=output)
     settings = settings_for(KAFKA, DATABASE)
     opener = _opener(settings, key, needed=True)
-    plans = _with_contents(settings, _found(settings, letters), opener)
+    plans = _with_contents(settings, _found(settings, letters, opener), opener)
     plans = run(_replay_plans(settings, plans, again=again))
     if _agreed("replay", name, plans, wanted):
         plans = run(_replayed(settings, plans, name, why))
@@ -438,7 +439,7 @@ def discard(
     wanted = answers(yes=yes, dry_run=dry_run, wait=None, output=output)
     settings = settings_for(KAFKA, DATABASE)
     opener = _opener(settings, key, needed=key is not None)
-    plans = [_discard_plan(plan) for plan in _with_contents(settings, _found(settings, letters), opener)]
+    plans = [_discard_plan(plan) for plan in _with_contents(settings, _found(settings, letters, opener), opener)]
     if _agreed("discard", name, plans, wanted):
         plans = run(_discarded(settings, plans, name, why))
     _tell("discard", name, plans, wanted)
@@ -457,7 +458,7 @@ def _opener(settings: Settings, key: Path | None, *, needed: bool) -> EnvelopeOp
         return None
 
 
-def _found(settings: Settings, names: Sequence[str]) -> list[LetterPlan]:
+def _found(settings: Settings, names: Sequence[str], opener: EnvelopeOpener | None = None) -> list[LetterPlan]:
     """The letters of these names as they are now, each once. Raises CommandFailed."""
     wanted = list(dict.fromkeys(names))
     if len(wanted) > LETTERS_MAX:
@@ -468,11 +469,31 @@ def _found(settings: Settings, names: Sequence[str]) -> list[LetterPlan]:
     for letter in shelf.letters():
         for name, (place, _, digest) in asked.items():
             if letter.name == place and letter.sha256.startswith(digest):
-                found[name][letter.sha256] = letter
+                kept = found[name].setdefault(letter.sha256, letter)
+                if kept is not letter:
+                    found[name][letter.sha256] = _genuine(opener, kept, letter)
     if not shelf.complete:
         raise CommandFailed(ExitCode.PARTIAL, "the topic was not read to its end in time: nothing was changed")
     done = run(_done(settings, sorted({letter.name for same in found.values() for letter in same.values()})))
     return [_named(name, list(found[name].values()), done) for name in wanted]
+
+
+def _genuine(opener: EnvelopeOpener | None, *copies: Letter) -> Letter:
+    """Of letters that say the same of themselves the one that is what it says, else the first by place.
+
+    A record that is taken twice is set aside twice. But anybody can encrypt to a public key and copy the headers of a
+    letter: the copy must neither be acted on nor hide the letter.
+    """
+    return min(copies, key=lambda letter: (opener is not None and not _is_what_it_says(opener, letter), letter.place))
+
+
+def _is_what_it_says(opener: EnvelopeOpener, letter: Letter) -> bool:
+    """Whole, and with the bytes of its SHA-256."""
+    try:
+        opened(opener, letter)
+    except NotOpened:
+        return False
+    return not letter.truncated
 
 
 def _named(name: str, letters: Sequence[Letter], done: Mapping[tuple[str, str], Sequence[LetterDone]]) -> LetterPlan:

@@ -33,18 +33,8 @@ from ops.kafka import (
     record_time,
 )
 from ops.lag_status import Status, Window, worst
+from schemas.topics import READ_BY_WORKERS
 from streams.settings import Settings
-
-CONSUMED: Final = (
-    "payout_requests",
-    "payout_validated",
-    "payout_cleared",
-    "payout_retry",
-    "payout_failed_requires_compensation",
-    "payout_compensation_confirmations",
-    "payout_review_decisions",
-)
-"""Topics that the agents read."""
 
 RECORDS_SECONDS: Final = 5.0
 """The longest wait for the records at the committed offsets: one fetch from each leader takes milliseconds."""
@@ -248,7 +238,7 @@ class LagSource:
 
     def _look(self) -> GroupLag:
         admin = self._admin = self._admin or connect_admin(self._settings)
-        topics = our_topics(admin, self._settings, CONSUMED)
+        topics = our_topics(admin, self._settings, READ_BY_WORKERS)
         places = [(topic, number) for topic, count in topics.items() for number in range(count)]
         described = describe_group(self._settings, self._settings.group)
         committed = committed_offsets(self._settings, places)

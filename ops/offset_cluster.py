@@ -31,22 +31,12 @@ from ops.kafka import (
     reason_of,
 )
 from ops.offset_plans import Bounds, Move, OffsetPlan, Place, World, active
-from schemas.topics import TOPICS, topic_name
+from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 from streams.clock import utc_now
 from streams.completeness import mark_group
 from streams.settings import Settings
 from streams.topic_ids import note_of
 
-READ_BY_US: Final = (
-    "payout_requests",
-    "payout_validated",
-    "payout_cleared",
-    "payout_retry",
-    "payout_failed_requires_compensation",
-    "payout_compensation_confirmations",
-    "payout_review_decisions",
-)
-"""Topics that the agents read."""
 ASK_AGAIN_SECONDS: Final = 0.5
 
 
@@ -104,7 +94,7 @@ class Cluster:
         if topics is not None:
             return [place for name, chosen in topics.items() for place in self._chosen(counts, name, chosen)]
         if self.group == self.settings.group:
-            ours = [topic_name(name, self.settings.payouts_topic_prefix) for name in READ_BY_US]
+            ours = [topic_name(name, self.settings.payouts_topic_prefix) for name in READ_BY_WORKERS]
             return [(name, number) for name in ours if name in counts for number in range(counts[name])]
         everything = [(name, number) for name, count in sorted(counts.items()) for number in range(count)]
         return sorted(self.committed(everything))
@@ -113,11 +103,11 @@ class Cluster:
         known = name if name in counts or name not in TOPICS else topic_name(name, self.settings.payouts_topic_prefix)
         if known not in counts:
             raise usage_error("there is no such topic on the cluster", next_step="`payouts topics list` shows them")
-        if all_names(self.settings).get(known) not in READ_BY_US:
+        if all_names(self.settings).get(known) not in READ_BY_WORKERS:
             raise usage_error(
                 "the workers do not read this topic",
                 why="an offset there would mean nothing",
-                next_step=f"choose among {', '.join(READ_BY_US)}",
+                next_step=f"choose among {', '.join(READ_BY_WORKERS)}",
             )
         numbers = range(counts[known]) if chosen is None else sorted(chosen)
         if any(number >= counts[known] for number in numbers):

@@ -51,6 +51,8 @@ class Topic:
     key: KeyKind
     inbound: bool
     """Whether others produce to it."""
+    read_by_workers: bool
+    """Whether the workers' own group reads it, and commits offsets there."""
 
     @property
     def event_type(self) -> str:
@@ -92,6 +94,7 @@ def _topic(name: str, row: Mapping[str, Any]) -> Topic:
         max_message_bytes=row["max_message_bytes"],
         key=row["key"],
         inbound=row["inbound"],
+        read_by_workers=row["read_by_workers"],
     )
 
 
@@ -107,6 +110,9 @@ TOPIC_OF_SCHEMA: Mapping[str, Topic] = MappingProxyType(
     {topic.schema: topic for topic in TOPICS.values() if topic.schema is not None}
 )
 """Every record's topic: each has exactly one, so a subject holds one type."""
+
+READ_BY_WORKERS: tuple[str, ...] = tuple(topic.name for topic in TOPICS.values() if topic.read_by_workers)
+"""Names of the topics that the agents read, in the order of the flow."""
 
 if set(TOPIC_OF_SCHEMA) != set(RECORDS):
     raise RuntimeError("topics.yaml and the schema files name different records")

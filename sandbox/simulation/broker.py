@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.simulation.virtual_loop import context_of
+from schemas.topics import READ_BY_WORKERS
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,11 +29,7 @@ SESSION_SECONDS: Final = 6.0
 Slot = tuple[str, int]
 Headers = Sequence[tuple[str, bytes]]
 
-AGENT_TOPICS: Final = (
-    "payout_requests", "payout_validated", "payout_cleared", "payout_retry", "payout_failed_requires_compensation",
-    "payout_compensation_confirmations", "payout_review_decisions",
-)  # fmt: skip
-SLOTS: Final = tuple((topic, partition) for topic in AGENT_TOPICS for partition in range(PARTITIONS))
+SLOTS: Final = tuple((topic, partition) for topic in READ_BY_WORKERS for partition in range(PARTITIONS))
 
 
 @dataclass(slots=True)

@@ -17,9 +17,10 @@ from processors.visa.deadline import Deadline
 from processors.visa.exchange import Exchange
 from processors.visa.requests import VisaRequest
 from processors.visa.transport import VisaDirectClient
-from sandbox.simulation.broker import AGENT_TOPICS, SESSION_SECONDS, Slot, Stored
+from sandbox.simulation.broker import SESSION_SECONDS, Slot, Stored
 from sandbox.simulation.virtual_loop import Process, context_of, run_in
 from schemas.codec import Codec
+from schemas.topics import READ_BY_WORKERS
 from streams.announcer import Announcer
 from streams.away import what_is_away
 from streams.dead_letters import DeadLetters
@@ -170,7 +171,7 @@ class SimulatedWorker:
         self._dirty = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[None]] = {}
         """Readers that have read everything, by topic."""
-        self._turn: dict[str, int] = dict.fromkeys(AGENT_TOPICS, 0)
+        self._turn: dict[str, int] = dict.fromkeys(READ_BY_WORKERS, 0)
         self._tasks: list[asyncio.Task[Any]] = []
         self.lose_next: int = 0
         """Records to lose between the broker and the handler, as Faust does (K8)."""
@@ -271,7 +272,7 @@ class SimulatedWorker:
         for slot in slots:
             broker.owners[slot] = self
             self.positions[slot] = self.first_offsets[slot] = broker.committed.get(slot, 0)
-        for topic in AGENT_TOPICS:
+        for topic in READ_BY_WORKERS:
             self.notice(topic)
 
     def _forget(self) -> None:

@@ -31,7 +31,7 @@ from sandbox.sweep.lives import Life
 from sandbox.sweep.nursery import Nursery, NurseryWorker
 from schemas.codec import BlockingCodec
 from schemas.headers import header_text
-from schemas.topics import TOPICS, topic_name
+from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 
 READY_SECONDS_MAX: Final = 60.0
 """A worker has its partitions 6 s after the one before it was killed; with a dozen beside it on two cores, later."""
@@ -41,11 +41,6 @@ LOOK_SECONDS: Final = 0.3
 SERVED_SECONDS_MAX: Final = 30.0
 ASK_SECONDS: Final = 10.0
 PAGE_SECONDS: Final = 3.0
-CONSUMED: Final = (
-    "payout_requests", "payout_validated", "payout_cleared", "payout_retry", "payout_failed_requires_compensation",
-    "payout_compensation_confirmations", "payout_review_decisions",
-)  # fmt: skip
-"""What the workers' group commits."""
 SET_ASIDE: Final = ("payout_dead_letters", "payout_refusals")
 ROW: Final = """
 SELECT state, compensation, held, announced_version, announce_version FROM payouts WHERE payout_id = $1
@@ -311,7 +306,7 @@ class Lane:
 
     def _behind(self) -> list[str]:
         """What is not committed up to its end, and which inbound topics are not verified up to it (K9)."""
-        places = [TopicPartition(topic_name(name, self.prefix), 0) for name in CONSUMED]
+        places = [TopicPartition(topic_name(name, self.prefix), 0) for name in READ_BY_WORKERS]
         verified = {row["topic"]: row["next_offset"] for row in self._watch.fetch(VERIFIED)}
         try:
             committed = {place.topic: place.offset for place in self._consumer.committed(places, ASK_SECONDS)}

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ops.main import app
-from ops.offset_cluster import READ_BY_US
 from sandbox.servers.visa_stand_in import VisaStandIn
+from schemas.topics import READ_BY_WORKERS
 from tests.faults.audited_pipeline import Audited
 from tests.faults.mixed_payouts import wait_until_read
 from tests.integration.pipeline.conftest import MakePipeline
@@ -58,7 +58,7 @@ def test_every_topic_is_read_again_from_its_first_record_while_requests_go_on(
     audited.start("third", "fourth")
     sent += audited.send(LOAD)
     audited.until_paid(sent)
-    wait_until_read(audited.pipeline, list(READ_BY_US))
+    wait_until_read(audited.pipeline, list(READ_BY_WORKERS))
     verified = offsets(audited, "verify", again)
     assert {row["fate"] for row in verified["partitions"]} <= {"as planned", "went on"}
     assert verified["read again"]["records"] >= LOAD
@@ -88,7 +88,7 @@ def test_what_is_skipped_is_held_while_requests_go_on_and_paid_after_the_undo(
     audited.start("right")
     after = audited.send(LOAD)
     audited.until_paid(after)
-    wait_until_read(audited.pipeline, list(READ_BY_US))
+    wait_until_read(audited.pipeline, list(READ_BY_WORKERS))
     verified = offsets(audited, "verify", plan)
     assert (verified["skipped"]["held"], verified["skipped"]["missing"]) == (LOAD, 0)
     verdict = audited.verdict()
@@ -102,5 +102,5 @@ def test_what_is_skipped_is_held_while_requests_go_on_and_paid_after_the_undo(
     assert offsets(audited, "undo", undo, "--reason", "INC-9: they are right", "--yes")["released"] == LOAD
     audited.start("third")
     audited.until_paid([*sent, *skipped, *after])
-    wait_until_read(audited.pipeline, list(READ_BY_US))
+    wait_until_read(audited.pipeline, list(READ_BY_WORKERS))
     audited.assert_clean(payouts=3 * LOAD)

@@ -11,22 +11,13 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.topics import TOPICS, topic_name
+from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 from tests.faults.mixed_payouts import bring_to_their_ends, look, wait_until_read
 from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import Pipeline, assert_paid_once, new_id, until
 
 pytestmark = pytest.mark.servers
 
-READ_BY_US = (
-    "payout_requests",
-    "payout_validated",
-    "payout_cleared",
-    "payout_retry",
-    "payout_failed_requires_compensation",
-    "payout_compensation_confirmations",
-    "payout_review_decisions",
-)
 WRITTEN_BY_ANYBODY = tuple(TOPICS)
 SAME_IDS = int(os.environ.get("FAULTS_SAME_IDS", "20"))
 """Enough for every change; FAULTS_SAME_IDS=1000 takes minutes."""
@@ -49,7 +40,7 @@ def test_every_topic_is_replayed_from_its_beginning(ended: tuple[Pipeline, list[
     assert pipeline.workers[-1].terminate() == 0
     places = [
         TopicPartition(topic_name(topic, pipeline.prefix), partition, 0)
-        for topic in READ_BY_US
+        for topic in READ_BY_WORKERS
         for partition in range(3)
     ]
     admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers, "log_level": 0})
@@ -58,7 +49,7 @@ def test_every_topic_is_replayed_from_its_beginning(ended: tuple[Pipeline, list[
         future.result(20)
     assert pipeline.committed("payout_requests", 0) == 0
     pipeline.worker("second").wait_until_assigned()
-    wait_until_read(pipeline, list(READ_BY_US))
+    wait_until_read(pipeline, list(READ_BY_WORKERS))
     assert look(pipeline, payout_ids) == before
     assert_nothing_was_sent_again(pipeline, payout_ids)
 
@@ -74,7 +65,7 @@ def test_every_record_of_every_topic_is_doubled(ended: tuple[Pipeline, list[str]
     for record in doubles:
         producer.produce(record.topic, record.value, record.key, headers=list(record.headers.items()))
     assert producer.flush(30) == 0
-    wait_until_read(pipeline, list(READ_BY_US))
+    wait_until_read(pipeline, list(READ_BY_WORKERS))
     assert look(pipeline, payout_ids) == before
     assert_nothing_was_sent_again(pipeline, payout_ids)
 

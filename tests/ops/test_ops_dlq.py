@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import stat
@@ -15,7 +16,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Message
 
-from ledger.interface import InboundPosition
+from ledger.interface import Disposition, InboundPosition, IntakeRecord
 from ledger.postgres import PostgresLedger
 from ops import dlq
 from ops.action_plans import Ended
@@ -25,7 +26,6 @@ from processors.sealing import EnvelopeSealer
 from schemas.codec import RECORD_LIMIT_BYTES, BlockingCodec
 from schemas.headers import header_text
 from schemas.topics import topic_name
-from streams.bootstrap import AGENT_TOPICS
 from streams.dead_letters import FIRST_TAKEN_HEADER, REPLAYED_HEADER, DeadLetters
 from streams.keys import create_keys, load_keys
 from streams.metrics import Metrics
@@ -150,6 +150,17 @@ def test_k6_letters_are_listed_by_where_they_came_from(live: Live) -> None:
     assert live.run("dlq", "list", "--state", "lost").exit_code == ExitCode.USAGE
 
 
+def test_a_list_that_is_not_all_says_so_and_ends_with_its_own_code(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 7: limits on every body; never a part that looks like the whole."""
+    set_aside(live, b"one of two")
+    set_aside(live, b"the other")
+    monkeypatch.setattr(dlq, "SCANNED_MAX", 1)
+    told = live.run("dlq", "list", "--state", "all")
+    assert told.exit_code == ExitCode.PARTIAL
+    assert "1 letter(s)" in told.stderr
+    assert "not reached within 1 letters: this is not all" in told.stderr
+
+
 def test_k6_without_the_key_only_the_provenance_is_shown(live: Live, tmp_path: Path) -> None:
     """K6: who has no key learns where it came from, and cannot replay."""
     name = set_aside(live, request("order-no-key-1"), b"order-no-key-1")
@@ -250,7 +261,7 @@ def test_k6_the_plan_says_what_a_replay_cannot_do(live: Live) -> None:
 
 
 def forged(live: Live, **headers: str) -> str:
-    """A letter that somebody else wrote; its name."""
+    """A letter that somebody else wrote, in the partition where a worker would have put it; its name."""
     offset = next(offsets)
     told = {
         "source_topic": topic_name("payout_requests", live.prefix),
@@ -268,9 +279,10 @@ def forged(live: Live, **headers: str) -> str:
     producer = ConfirmedProducer(live.settings)
     topic = topic_name("payout_dead_letters", live.prefix)
     value = sealer.seal(request(f"order-forged-{offset}"))
-    producer.send(topic, "x", value, [(name, text.encode()) for name, text in told.items()])
+    name = f"{told['source_topic']}-{told['source_partition']}-{told['source_offset']}"
+    producer.send(topic, name, value, [(header, text.encode()) for header, text in told.items()])
     producer.finish()
-    return f"{told['source_topic']}-{told['source_partition']}-{told['source_offset']}"
+    return name
 
 
 def test_k6_what_is_not_ours_or_not_whole_is_not_put_back(live: Live) -> None:
@@ -293,11 +305,33 @@ def test_k6_what_is_not_ours_or_not_whole_is_not_put_back(live: Live) -> None:
 
 def test_k6_bytes_that_were_changed_are_not_put_back(live: Live) -> None:
     """K6: anybody can encrypt to a public key; the SHA-256 of the record stands beside it."""
-    name = set_aside(live, request("order-changed-1"), b"order-changed-1")
-    offset = name.rpartition("-")[2]
-    forged(live, source_offset=offset, sha256=live.data("dlq", "show", name)["sha256"])
+    place = str(next(offsets))
+    name = forged(live, source_offset=place)
+    known = IntakeRecord(topic_name("payout_requests", live.prefix), 0, int(place), Disposition.DEAD_LETTER, None, "X")
+    live.with_ledger(lambda ledger: ledger.record_intake(known))
     refused = result(live, "replay", name, "--reason", "x", "--yes", code=ExitCode.REFUSED)
     assert "not what its SHA-256 says" in refused["why"]
+    assert on_topic(live, "payout_requests", name) == []
+
+
+@pytest.mark.parametrize("truncated", ["false", "true"])
+@pytest.mark.parametrize("is_read_first", [True, False])
+def test_k6_a_copy_with_other_bytes_neither_hides_a_letter_nor_is_put_back_for_it(
+    live: Live, is_read_first: bool, truncated: str
+) -> None:
+    """K6: whoever copies a letter's headers may have his copy read before it or after it: the letter is put back."""
+    payout_id = f"order-copied-{is_read_first}-{truncated}"
+    offset, value = next(offsets), request(payout_id)
+    copied = {"source_offset": str(offset), "sha256": hashlib.sha256(value).hexdigest(), "truncated": truncated}
+    if is_read_first:
+        forged(live, **copied)
+    name = set_aside(live, value, payout_id.encode(), offset=offset)
+    if not is_read_first:
+        forged(live, **copied)
+    assert live.data("dlq", "show", name)["content"]["payout_id"] == payout_id
+    result(live, "replay", name, "--reason", "x", "--yes")
+    (record,) = on_topic(live, "payout_requests", name)
+    assert record.value() == value
 
 
 def test_k9_a_replayed_record_is_accounted_for_by_its_own_place(live: Live) -> None:
@@ -378,10 +412,3 @@ def test_design_10_of_several_letters_each_ends_for_itself(live: Live) -> None:
     for words in (("--reason", " "), ("--reason", "x"), ("--reason", "x", "--dry-run", "--yes")):
         assert live.run("dlq", "discard", well, *words).exit_code == ExitCode.USAGE
     assert live.run("dlq", "discard", well, "--reason", f"card {CARD}", "--yes").exit_code == ExitCode.REFUSED
-
-
-def test_k6_letters_come_from_every_topic_that_workers_read() -> None:
-    """K6: what a worker reads it may set aside, and what it set aside can be put back."""
-    from ops.dead_letters import REPLAYABLE
-
-    assert set(REPLAYABLE) == {topic for topics in AGENT_TOPICS.values() for topic in topics}

@@ -26,8 +26,8 @@ from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.exit_codes import ExitCode
-from ops.lag_look import CONSUMED
 from sandbox.servers.kafka import CONSUMER_GROUPS_TOOL, KafkaCluster
+from schemas.topics import READ_BY_WORKERS
 from tests.ops.conftest import Live
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
@@ -150,7 +150,7 @@ def test_on_a_quiet_group_ours_are_kafkas_own_numbers(kafka_server: KafkaCluster
     assert ours == {(requests, 0): Seen(4, 7, 3), (validated, 1): Seen(0, 4, 4), (validated, 2): Seen(1, 5, 4)}
     assert (values["state"], values["members"]) == ("EMPTY", 0)
     assert (values["lag_records"], values["max_lag_records"]) == (11, 4)
-    assert values["uncommitted_partitions"] == len(CONSUMED) * PARTITIONS - 3
+    assert values["uncommitted_partitions"] == len(READ_BY_WORKERS) * PARTITIONS - 3
     assert row_of(values, requests, 1)["lag_records"] is None
     assert row_of(values, requests, 1)["lag_seconds"] is None
     assert row_of(values, validated, 2)["expired_records"] == 2
@@ -408,7 +408,7 @@ def test_the_exporter_shows_what_the_command_shows_and_nothing_while_the_broker_
         lag = {(dict(key)["topic"], int(dict(key)["partition"])): value for key, value in
                page.samples["kafka_consumergroup_group_lag"].items()}  # fmt: skip
         assert lag == {(topic, 0): 3, (topic, 1): 0}
-        assert len(page.samples["kafka_partition_latest_offset"]) == len(CONSUMED) * PARTITIONS
+        assert len(page.samples["kafka_partition_latest_offset"]) == len(READ_BY_WORKERS) * PARTITIONS
         ours = {name for name in page.types if name.startswith(("kafka_", "payouts_"))}
         assert {page.types[name] for name in ours} == {"gauge"}
         assert not {name for name in ours if name.endswith("_total")}, "a gauge is no counter"

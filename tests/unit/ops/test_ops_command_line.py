@@ -407,11 +407,13 @@ def test_agents_are_named_in_the_order_of_the_flow() -> None:
 
 
 def test_the_commands_know_the_workers_own_tables() -> None:
-    """`lag` shows the topics that the agents read; `worker` asks for Visa's files when an agent calls Visa."""
-    from ops.lag_look import CONSUMED
+    """The table of topics says what the agents read (lag, offsets, K6: letters); `worker` asks for Visa's files when
+    an agent calls Visa.
+    """
+    from schemas.topics import READ_BY_WORKERS
     from streams.bootstrap import AGENT_TOPICS, AGENTS_THAT_CALL_VISA
 
-    assert set(CONSUMED) == {topic for topics in AGENT_TOPICS.values() for topic in topics}
+    assert set(READ_BY_WORKERS) == {topic for topics in AGENT_TOPICS.values() for topic in topics}
     assert VISA_AGENTS == AGENTS_THAT_CALL_VISA
 
 
