@@ -56,10 +56,10 @@ unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
 .PHONY: test
 test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
 	@# Both are jobs of their own, so that a signal reaches this shell at once, which ends them by the one they handle.
-	@set -m; $(BIN)/pytest -q -p no:cacheprovider -m 'not servers' tests >.tests-without-servers.log 2>&1 & beside=$$!; \
-	$(BIN)/pytest -q -m servers tests & servers=$$!; \
-	trap 'kill $$beside $$servers 2>/dev/null; wait; cat .tests-without-servers.log; exit 130' INT TERM HUP; \
-	wait $$servers; failed=$$?; wait $$beside || failed=$$?; cat .tests-without-servers.log; exit $$failed
+	@set -m; $(BIN)/pytest -q -p no:cacheprovider -m 'not servers or database' tests >.tests-without-kafka.log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -q -m 'servers and not database' tests & servers=$$!; \
+	trap 'kill $$beside $$servers 2>/dev/null; wait; cat .tests-without-kafka.log; exit 130' INT TERM HUP; \
+	wait $$servers; failed=$$?; wait $$beside || failed=$$?; cat .tests-without-kafka.log; exit $$failed
 
 TIER ?= commit
 SEED ?= 1

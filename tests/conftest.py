@@ -36,6 +36,25 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+DATABASE_FIXTURES = frozenset({"postgres", "postgres_server", "own_postgres", "database_url"})
+OTHER_SERVERS_FIXTURES = frozenset(
+    {"kafka", "kafka_server", "own_kafka", "registry", "registry_server", "own_registry", "own_visa", "stack"}
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs PostgreSQL and no other server, so that it can run beside the tests that wait for Kafka."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if (
+            item.get_closest_marker("servers")
+            and fixtures & DATABASE_FIXTURES
+            and not fixtures & OTHER_SERVERS_FIXTURES
+        ):
+            item.add_marker(pytest.mark.database)
+
+
 Own = TypeVar("Own", PostgresServer, KafkaCluster, ApicurioRegistry, VisaStandIn)
 
 
