@@ -32,6 +32,7 @@ from sandbox.servers.visa_stand_in import VisaStandIn
 from sandbox.worker_process import worker_environment, worker_process
 from tests.docs.documents import ROOT, Command
 
+PARTITIONS = 3
 COMMAND_SECONDS_MAX = 30.0
 WORKER_SECONDS_MAX = 30.0
 KAFKA_TOOL_HEAP_MEBIBYTES = 128
@@ -264,7 +265,7 @@ def running_system(kafka: KafkaCluster, postgres: PostgresServer, directory: Pat
     try:
         visa.start()
         environment = _environment(kafka, names, visa, directory)
-        _made(environment, "topics", "ensure", "--replication-factor", "1", "--partitions", "3")
+        _made(environment, "topics", "ensure", "--replication-factor", "1", "--partitions", str(PARTITIONS))
         _made(environment, "ledger", "migrate")
         main = MainWorker(environment, directory)
         with contextlib.ExitStack() as stack:

@@ -265,14 +265,22 @@ def test_every_dead_letter_code_is_explained() -> None:
     assert {reason for reason in reasons - {"UNDECODABLE"} if reason not in letters} == set()
 
 
+# Whatever its first word, a metric's last word tells that it is one.
+METRIC_LIKE = re.compile(
+    r"`([a-z0-9]+(?:_[a-z0-9]+)*_(?:total|seconds|ratio|bytes|paused|waiting|allowed|scan_results|breaker_state))[`{]"
+)
+
+
 def test_every_metric_that_is_named_exists() -> None:
     """A name in the runbook that nothing shows sends somebody looking for nothing at 3 a.m."""
     exporter = (ROOT / "ops/lag_export.py").read_text(encoding="utf-8")
     exposed = set(re.findall(r'"((?:payouts|kafka)_[a-z_]+)",? ', exporter.replace("\n", " ")))
+    exposed |= set(re.findall(r"\bpii_scan_\w+", (ROOT / "ops/pii_scan.py").read_text(encoding="utf-8")))
     for family in Metrics().registry.collect():
         exposed |= {family.name, f"{family.name}_total", f"{family.name}_bucket", f"{family.name}_count"}
     for document in ("RUNBOOK.md", "docs/rules.md", "README.md"):
-        named = set(re.findall(r"`((?:payouts|kafka)_[a-z_]+)`", read(document)))
+        named = set(re.findall(r"`((?:payouts|kafka)_[a-z_]+)[`{]", read(document)))
+        named |= set(re.findall(METRIC_LIKE, read(document)))
         assert named <= exposed, document
 
 
@@ -339,12 +347,27 @@ def test_the_runbook_covers_every_command() -> None:
     assert set(get_command(app).commands) <= used | prose  # type: ignore[attr-defined]
 
 
+PROCEDURES = frozenset(
+    """First look|Stop all money|One payout's life|Payouts unknown or held|Frozen after an unpaid end
+    Resolve by two people|Was anybody paid twice?|Hold, release, cancel|Review queue|Compensation waits|Dead letters
+    Refusals|Is every request accounted for?|High error rate|Lag|Move offsets|Worker keeps ending|Database away
+    The database itself|Failover to a standby|Disk full|Database restored from a copy|Broker away|Registry away
+    Visa refuses our credentials|Visa away or slow|Card number where none may be|Audit|Security incident|Scaling
+    Backup and restore|Certificates|Message encryption keys|Visa's key set|After an incident""".replace("\n", "|")
+    .replace("    ", "")
+    .split("|")
+)
+"""What an operator is owed: the ten procedures of Kafka's operators, and those of payments. None may go by mistake."""
+
+
 def test_every_procedure_says_what_it_means_in_money() -> None:
-    """Incident entries have the same parts; an entry without the money is a note, not a procedure."""
+    """S0-43, S0-47, S1-29: every incident entry has all its parts; one without the money is a note, no procedure."""
     parts = re.split(r"^## +(.+)$", read("RUNBOOK.md"), flags=re.MULTILINE)
+    found = {}
     for heading, text in zip(parts[1::2], parts[2::2], strict=True):
-        if "**Symptom.**" not in text:
-            continue
-        assert "**Money.**" in text, heading
-        assert any(part in text for part in ("**Verify.**", "**Escalate.**")), heading
-        assert "```console" in text, heading
+        if "**Symptom.**" in text:
+            found[heading] = [part for part in ("Money", "Verify", "Escalate") if f"**{part}.**" not in text]
+            found[heading] += [] if "```console" in text else ["first look"]
+            found[heading] += [] if table_rows(without_code(text)) else ["table to decide by"]
+    assert {heading: missing for heading, missing in found.items() if missing} == {}
+    assert set(found) >= PROCEDURES
