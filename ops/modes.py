@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import LeasesStillLive, Mode, ModeRecord
+from ledger.interface import LeasesStillLive, ModeRecord
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, operator_name, settings_for
@@ -14,6 +14,7 @@ from ops.failures import not_found, usage_error
 from ops.options import OutputOption
 from ops.output import Output, emit_object, message
 from ops.people import checked_text
+from processors.payout.modes import Mode
 from streams.settings import Settings
 
 WAIT_MAX_SECONDS: Final = 3600.0

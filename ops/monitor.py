@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import Mode
 from ops.application import as_failure, ending
 from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, KAFKA, settings_for
@@ -18,6 +17,7 @@ from ops.lag import group_lag
 from ops.ledger_queries import reading
 from ops.options import OutputOption
 from ops.output import Output, emit_object, message
+from processors.payout.modes import Mode
 from streams.settings import Settings
 
 SECONDS_MAX: Final = 24 * 3600.0

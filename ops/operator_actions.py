@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import Mode
 from ops.action_plans import Action, Ended, Plan, Result, carry_out, look, wait_until_announced
 from ops.asynchronous import connected_ledger, run
 from ops.effects import money_facts, money_totals, totals_text
@@ -21,6 +20,7 @@ from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, usage_error
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.people import checked_text
+from processors.payout.modes import Mode
 from schemas.payout_id import payout_id_problem
 from streams.clock import utc_now
 from streams.settings import Settings

@@ -35,8 +35,10 @@ class HealthServer:
         assignment: Callable[[], list[str]],
         refresh: Callable[[], None],
         visa: Callable[[], dict[str, Any] | None] = lambda: None,
+        mode: Callable[[], dict[str, Any]] = lambda: {"obeyed": None, "stands": [], "in_work": 0},
     ) -> None:
-        """`visa` says what the connection to Visa uses, None in a worker that has none."""
+        """`visa` says what the connection to Visa uses, None in a worker that has none; `mode` what it obeys (L9)."""
+        self._mode = mode
         self._host, self._port, self._port_file = host, port, port_file
         self._ledger = ledger
         self._paused_for = paused_for
@@ -73,7 +75,8 @@ class HealthServer:
             await self._runner.cleanup()
 
     async def _live(self, _: web.Request) -> web.Response:
-        return _json({"status": "alive", "uptime_seconds": round(time.time() - self._started_at, 1)})
+        uptime = round(time.time() - self._started_at, 1)
+        return _json({"status": "alive", "uptime_seconds": uptime, "mode": self._mode()["obeyed"]})
 
     async def _critical(self, _: web.Request) -> web.Response:
         database = await _checked(self._database())
@@ -87,6 +90,7 @@ class HealthServer:
             "status": "ok" if ready else "failing",
             "database": database,
             "paused_for": list(self._paused_for()),
+            "mode": self._mode(),
             "assigned_partitions": self._assignment(),
             "visa": self._visa(),
         }
@@ -94,7 +98,7 @@ class HealthServer:
 
     async def _database(self) -> dict[str, Any]:
         record = await self._ledger.mode()
-        return {"status": "ok", "mode": record.mode.value}
+        return {"status": "ok", "mode": record.mode.value, "mode_set_at": record.set_at.isoformat()}
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
         self._refresh()

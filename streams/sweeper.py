@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-from ledger.interface import DueRow, Ledger, LedgerError, Mode
+from ledger.interface import DueRow, Ledger, LedgerError
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from schemas.codec import RegistryUnavailable
@@ -60,7 +60,10 @@ class Sweeper:
         metrics: Metrics,
         is_paused: Callable[[], bool] = lambda: False,
         is_visa_paused: Callable[[], bool] = lambda: False,
+        may_publish: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_publish`: whether the mode lets events out (L9)."""
+        self._may_publish = may_publish
         self._is_paused = is_paused
         self._is_visa_paused = is_visa_paused
         self._ledger = ledger
@@ -88,6 +91,8 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """One pass; returns how many rows it moved."""
+        if not self._may_publish():
+            return 0
         moved = await self._announce_batch()
         if self._is_paused() or await self._lag_of("payout_retry") > OUTSTANDING_MAX:
             return moved
@@ -102,7 +107,7 @@ class Sweeper:
         return moved
 
     async def gauge_forever(self) -> None:
-        """Keep the gauges of states and mode; counting reads the whole table, so it is done seldom."""
+        """Keep the gauges of states; counting reads the whole table, so it is done seldom."""
         while True:
             try:
                 await self._gauge()
@@ -177,6 +182,3 @@ class Sweeper:
     async def _gauge(self) -> None:
         for state, count in (await self._ledger.counts()).items():
             self._metrics.payouts_in_state.labels(state).set(count)
-        mode = (await self._ledger.mode()).mode
-        for name in Mode:
-            self._metrics.mode.labels(name.value).set(1 if name is mode else 0)

@@ -29,6 +29,7 @@ from processors.payout.events import (
     ResolutionUndone,
     Resolved,
     Reviewed,
+    ReviewWanted,
     Screened,
     ScreeningVerdict,
     Unbuildable,
@@ -49,7 +50,7 @@ from processors.payout.operator_actions import (
 )
 from processors.payout.preflight import apply_inquired, begin_inquiry
 from processors.payout.rail import may_come_back
-from processors.payout.review import reviewed
+from processors.payout.review import review_wanted, reviewed
 from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, compensation_moved, ended_unpaid, kept, moved
@@ -57,7 +58,7 @@ from processors.payout.step import Nothing, Step, after, compensation_moved, end
 __all__ = ["apply", "begin_call", "begin_inquiry", "compensation_id", "plan"]
 
 
-_OF_THE_FLOW = (Validated, Rejected, Screened, Reviewed, Unbuildable)
+_OF_THE_FLOW = (Validated, Rejected, Screened, ReviewWanted, Reviewed, Unbuildable)
 """What moves or ends a payout that has not been submitted yet."""
 
 
@@ -81,6 +82,8 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
             return _rejected(row, event, now, schedule)
         case Screened():
             return _screened(row, event, now, schedule)
+        case ReviewWanted():
+            return review_wanted(row, now)
         case Reviewed():
             return reviewed(row, event, now, schedule)
         case Unbuildable():

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ledger.interface import Change, Mode
+from ledger.interface import Change
 from processors.money import Money
 from processors.payout import state_machine
 from processors.payout.events import Cancelled, Event, Held, Released, ResolutionProposed, Resolved
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.step import Step
 from sandbox.simulation.contents import Encoded, SimulatedRequest, content_of, request_of

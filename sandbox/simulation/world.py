@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar, cast
 
-from ledger.interface import Mode
 from ledger.memory import MemoryLedger
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
 from processors.sealing import EnvelopeSealer, Sealer

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from ledger.interface import Mode
 from ops.main import app
 from processors.payout.answers import FROZEN_FOR
+from processors.payout.modes import Mode
 from processors.payout.row import CompensationState, PayoutState
 from schemas import errors
 from schemas.topics import TOPICS

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from ledger.interface import Mode
 from ledger.postgres import PostgresLedger
+from processors.payout.modes import Mode
 from tests.integration.pipeline.pipeline_harness import Pipeline, assert_paid_once, until
 
 pytestmark = pytest.mark.servers
