@@ -384,7 +384,7 @@ class World:
             case Accident.OPERATORS:
                 self.people.act()
             case Accident.MODES:
-                self.people.set_mode(Mode.HALTED)
+                self.people.set_mode(self._rng.choice([mode for mode in Mode if mode is not Mode.NORMAL]))
                 self.at(until, self.people.set_mode, Mode.NORMAL)
 
     def _scale(self) -> None:
