@@ -226,10 +226,10 @@ def check_postgresql(settings: Settings) -> Iterator[Finding]:
     if not problems:
         yield Finding("ledger", Status.OK, f"schema {values['revision']}, commits are durable")
     if "mode" in values:
-        halted = values["mode"] != Mode.NORMAL.value
+        limited = values["mode"] != Mode.NORMAL.value
         detail = f"{values['mode']}, set by {values['mode_operator']}: {values['mode_reason']}"
-        advice = "`payouts modes set normal --reason …` when calls may leave again" if halted else ""
-        yield Finding("mode", Status.WARN if halted else Status.OK, detail, advice)
+        advice = "`payouts modes set normal --reason …` when everything may go on" if limited else ""
+        yield Finding("mode", Status.WARN if limited else Status.OK, detail, advice)
 
 
 def check_visa(settings: Settings) -> Iterator[Finding]:

@@ -135,7 +135,7 @@ def breaches_of(first: Seen, now: Seen, limits: Limits) -> list[str]:
     if now.members == 0:
         found.append("no worker is in the group")
     if now.mode != Mode.NORMAL.value:
-        found.append(f"the mode is {now.mode}: no call leaves")
+        found.append(f"the mode is {now.mode}: not everything goes on")
     if now.lag is not None and now.lag > limits.lag_max:
         found.append(f"{now.lag} records wait, more than {limits.lag_max}")
     ended = now.paid + now.failed

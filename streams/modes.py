@@ -69,7 +69,7 @@ class ModeWatch:
         """This is the mode: from this moment on it is obeyed."""
         if mode is self.mode:
             return
-        log.warning("mode", extra={"mode": mode.value, "before": None if self.mode is None else self.mode.value})
+        log.warning("the mode is obeyed", extra={"mode": mode.value})
         self.mode = mode
         for one in Mode:
             self._metrics.mode.labels(one.value).set(1 if one is mode else 0)

@@ -9,14 +9,10 @@ reject, whatever was approved before: no money leaves by it.
 from datetime import datetime
 
 from processors.payout.events import Reviewed
-from processors.payout.modes import needs_reviewer
 from processors.payout.people import named
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from processors.payout.step import Nothing, Step, after, ended_unpaid, kept, moved
-
-MANUAL_REVIEW_MODE = "MANUAL_REVIEW_MODE"
-"""The reason code of a case that the mode opened, not screening."""
 
 BARS_FROM_DECIDING = frozenset({"held", "review_opened"})
 """Steps of the history whose actor does not decide the case afterwards."""
@@ -32,26 +28,6 @@ def not_this_reviewer(row: PayoutRow, event: Reviewed) -> str | None:
     if event.approved and row.reviewer is not None and reviewer == named(row.reviewer):
         return f"{event.reviewer} has approved this case already: the second approval is another person's (R1)"
     return None
-
-
-def review_wanted(row: PayoutRow, now: datetime) -> Step | Nothing:
-    """The mode `manual_review` met a payout that was cleared without a person: a case is opened for it (E5).
-
-    Nothing of it can have taken effect (S6), so that a reviewer may still deny it.
-    """
-    if row.state is not PayoutState.CLEARED or row.ambiguous or not needs_reviewer(row):
-        return Nothing("only a cleared payout that nobody has reviewed goes to a reviewer")
-    case_id = f"{row.payout_id}.{row.version + 1}"
-    opened = moved(
-        row,
-        PayoutState.IN_REVIEW,
-        now,
-        announce=True,
-        due_at=None,
-        review_case_id=case_id,
-        reason_code=MANUAL_REVIEW_MODE,
-    )
-    return Step(opened, "review_opened", {"case_id": case_id, "reason_code": MANUAL_REVIEW_MODE})
 
 
 def reviewed(row: PayoutRow, event: Reviewed, now: datetime, schedule: Schedule) -> Step | Nothing:
