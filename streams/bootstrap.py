@@ -20,7 +20,7 @@ from ledger.postgres import PostgresLedger
 from processors.compliance.decide import Thresholds
 from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import load_watch_list
-from processors.payout.modes import Activity, calls_leave
+from processors.payout.modes import Activity, calls_leave, connects
 from processors.validation.policy import load_policy
 from processors.validation.validate import ValidationLimits
 from processors.visa.account_payouts import AccountProfile
@@ -494,8 +494,8 @@ class WorkerRuntime:
         return self._mode is not None and self._mode.allows(ACTIVITY_OF_TOPIC[topic])
 
     def _may_connect(self) -> bool:
-        """Whether the mode lets any call leave for Visa."""
-        return self._mode is not None and self._mode.mode is not None and calls_leave(self._mode.mode)
+        """Whether the mode lets a worker connect to Visa for itself, to try new certificates."""
+        return self._mode is not None and self._mode.mode is not None and connects(self._mode.mode)
 
     def _obey(self) -> None:
         """After each look: topics whose agents stand are not fetched any more, and no socket to Visa is left open."""
@@ -506,7 +506,8 @@ class WorkerRuntime:
         if self._stood - standing:
             self.app.go_on()
         self._stood = standing
-        if self._visa_source is not None and not self._may_connect():
+        mode = self._watch.mode
+        if self._visa_source is not None and mode is not None and not calls_leave(mode):
             self._visa_source.close_idle()
 
     def _mode_facts(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class VisaKeeper:
         seconds: Callable[[], float] = time.monotonic,
         may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_connect`: whether the mode lets anything leave for Visa (L9): until then orders and files wait."""
+        """`may_connect`: whether the mode lets a worker connect to Visa (L9); until then orders and files wait."""
         self._may_connect = may_connect
         self._source = source
         self._in_use = InUse(material, clock())

@@ -13,6 +13,7 @@
 (a) only what screening scored below 0.7, or a reviewer approved; what is neither goes to a reviewer.
 finish: no request is taken any more, and what was taken before goes on to its end. `drain` is another name for it.
 n to submit: no first push, no resend and no question that would lead to one; calls begun before end by themselves.
+In `isolation` no socket to Visa is open at all; in `halted` workers may still try new certificates (no payout's call).
 ro: people look, hold payouts and set the mode; everything else that they decide waits.
 """
 
@@ -90,6 +91,11 @@ def modes_that_allow(activity: Activity) -> tuple[Mode, ...]:
 def calls_leave(mode: Mode) -> bool:
     """Whether any kind of call may leave for Visa."""
     return any(allows(mode, activity) for activity in CALLING)
+
+
+def connects(mode: Mode) -> bool:
+    """Whether a worker may try new certificates and keys at Visa: no payout's call, and in `isolation` nothing at all."""
+    return mode is not Mode.ISOLATION
 
 
 def activity_of(call: CallKind) -> Activity:

@@ -6,7 +6,16 @@ import pytest
 
 from processors.payout import modes
 from processors.payout.events import CallKind, ReviewWanted
-from processors.payout.modes import Activity, Mode, activity_of, allows, calls_leave, needs_reviewer, next_activity
+from processors.payout.modes import (
+    Activity,
+    Mode,
+    activity_of,
+    allows,
+    calls_leave,
+    connects,
+    needs_reviewer,
+    next_activity,
+)
 from processors.payout.row import CompensationState, PayoutState, with_changes
 from processors.payout.schedule import Schedule
 from processors.payout.state_machine import apply
@@ -64,6 +73,7 @@ def test_e5_every_call_is_one_column(call: CallKind) -> None:
 def test_e5_where_no_call_leaves_no_socket_is_needed() -> None:
     """E5: `isolation` and `halted`, and no other mode."""
     assert [mode for mode in Mode if not calls_leave(mode)] == [Mode.ISOLATION, Mode.HALTED]
+    assert [mode for mode in Mode if not connects(mode)] == [Mode.ISOLATION]
 
 
 def test_e5_whoever_drives_may_ask() -> None:
