@@ -94,7 +94,7 @@ def calls_leave(mode: Mode) -> bool:
 
 
 def connects(mode: Mode) -> bool:
-    """Whether a worker may try new certificates and keys at Visa: no payout's call, and in `isolation` nothing at all."""
+    """Whether a worker may try new certificates at Visa, which is no payout's call: not in `isolation`."""
     return mode is not Mode.ISOLATION
 
 

@@ -80,8 +80,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def close_idle(self) -> None:
         """Close the connections that no call is under way on, at once. The next call opens one again."""
-        if self._session is not None and isinstance(self._session.connector, _Connector):
-            self._session.connector.close_idle()
+        connector = None if self._session is None else self._session.connector
+        if isinstance(connector, _Connector):
+            connector.close_idle()
 
     async def _take_place(self, timeout_seconds: float | None) -> None:
         try:
@@ -197,7 +198,7 @@ class _Connector(aiohttp.TCPConnector):
         idle = [protocol for waiting in self._conns.values() for protocol, _ in waiting]
         self._conns.clear()
         for protocol in idle:
-            if isinstance(protocol.transport, asyncio.Transport):
+            if protocol.transport is not None:
                 protocol.transport.abort()
 
     async def connect(
