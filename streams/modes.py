@@ -121,5 +121,8 @@ class Stage:
         return self._watch().allows(self._activity)
 
     async def passed(self) -> None:
-        """Return when it does. Raises WorkerStops."""
-        await self._watch().until(self._activity)
+        """Return when it does: never again once the worker stops, whose agents are ended by those who run them."""
+        try:
+            await self._watch().until(self._activity)
+        except WorkerStops:
+            await asyncio.Event().wait()

@@ -15,7 +15,7 @@ from processors.payout.modes import Activity, Mode
 from processors.visa.identity import Operation
 from streams.bootstrap import AGENT_TOPICS
 from streams.metrics import Metrics
-from streams.modes import ACTIVITY_OF_TOPIC, ModeWatch, WorkerStops
+from streams.modes import ACTIVITY_OF_TOPIC, ModeWatch, Stage, WorkerStops
 from streams.settings import AGENT_NAMES
 from tests.unit.streams.streams_world import REQUESTS, START, World, approved, lost_reply, until
 
@@ -231,6 +231,18 @@ async def test_e5_k2_a_worker_that_stops_leaves_what_waits_to_the_next(world: Wo
     world.worker = world.start_worker()
     await world.settle()
     assert [event["status"] for event in await world.events("payout_results")] == ["PAID"]
+
+
+async def test_e5_an_agent_that_stands_is_not_ended_by_the_end_of_its_worker(world: World) -> None:
+    """E5: Faust ends its agents itself; one that ended before would be a crash to it. Nothing is taken meanwhile."""
+    world.worker.mode.saw(Mode.HALTED)
+    waiting = asyncio.create_task(Stage(lambda: world.worker.mode, Activity.TAKE).passed())
+    await asyncio.sleep(0)
+    world.worker.mode.stop()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
