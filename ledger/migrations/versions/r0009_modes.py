@@ -1,7 +1,8 @@
 """All operating modes (rule L9), where there were two.
 
 Workers of the release before know `normal` and `halted`. In any other mode they begin nothing: their statement asks for
-`normal`. So it is safe to set one while they still run; only what the mode would allow waits for the new workers.
+`normal`. So it is safe to set one while they still run; but they do not know its word, end, and are started again by
+their supervisor until it is `normal` or they are replaced.
 """
 
 from alembic import op
