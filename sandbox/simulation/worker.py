@@ -164,6 +164,8 @@ class SimulatedWorker:
         self.skew = timedelta(seconds=skew_seconds)
         self.process = Process(name)
         self.rng = random.Random(f"{world.plan.seed}/{name}")
+        self._look_rng = random.Random(f"look-{world.plan.seed}/{name}")
+        """Of its own, so that worlds in which nobody sets the mode stay as they were."""
         self.generation: int | None = None
         self.positions: dict[Slot, int] = {}
         self.first_offsets: dict[Slot, int] = {}
@@ -189,7 +191,7 @@ class SimulatedWorker:
         loop = self.world.loop
         jobs = [pump.run(self._events(topic)) for topic, pump in self.pumps.items()]
         jobs += [self.announcer.mark_forever(), self._sweep_forever(), self._commit_forever()]
-        self.look_soon()
+        self._look()
         self._tasks = [loop.create_task(job) for job in jobs]
         self.world.broker.join(self)
 
@@ -266,7 +268,7 @@ class SimulatedWorker:
 
     def look_soon(self) -> None:
         """Its next look at the mode. It looks only when there is something to see: looking costs a world its time."""
-        after = self.rng.uniform(0.0, LOOK_EVERY_SECONDS)
+        after = self._look_rng.uniform(0.0, LOOK_EVERY_SECONDS)
         self.world.loop.call_later(after, self._look, context=context_of(self.process))
 
     def _look(self) -> None:
