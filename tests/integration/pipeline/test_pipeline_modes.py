@@ -126,9 +126,8 @@ def test_after_halted_no_new_call_leaves(two: Pipeline) -> None:
     deaf.kill()
     starts = two.worker("starts").wait_until_assigned()
     until("it starts in the mode that it finds", lambda: obeys(starts, Mode.HALTED))
-    rows = len(two.fetch("SELECT payout_id FROM payouts"))
     late = two.send_many(two.request() for _ in range(10))
-    assert (calls(two), len(two.fetch("SELECT payout_id FROM payouts"))) == (arrived, rows)
+    assert calls(two) == arrived
     two.visa_faults()
     set_mode(two, Mode.NORMAL)
     ended(two, everything + late)
@@ -156,6 +155,7 @@ def test_e5_every_worker_obeys_every_mode_within_a_second(two: Pipeline) -> None
     sent = two.send_many(two.request() for _ in range(10))
     two.wait_all(sent)
     taken: dict[str, float] = {}
+    untaken: list[str] = []
     for mode in [mode for mode in Mode if mode is not Mode.NORMAL]:
         set_at = datetime.fromisoformat(set_mode(two, mode)["set_at"])
         until(f"both obey {mode}", lambda mode=mode: all(obeys(worker, mode) for worker in workers))
@@ -168,11 +168,12 @@ def test_e5_every_worker_obeys_every_mode_within_a_second(two: Pipeline) -> None
         sent.append(asked)
         if allows(mode, Activity.TAKE):
             two.wait_all([asked])
+        else:
+            untaken.append(asked)
         if mode is Mode.ISOLATION:
             until("the mode in the audit", lambda: _is_in_the_audit(two, b"isolation"))
             assert {topic: len(two.events(topic)) for topic in OUR_TOPICS} == told
-        if not allows(mode, Activity.TAKE):
-            assert two.fetch("SELECT payout_id FROM payouts WHERE payout_id = $1", asked) == []
+    assert states(two, untaken) == {}, "the first of them has waited for as long as the other modes were measured"
     assert workers[0].terminate() == 0, "a worker that stands still leaves in order"
     log.warning("seconds from the commit to the last worker obeying: %s", taken)
     assert statistics.median(taken.values()) < OBEYED_SECONDS, taken
