@@ -121,6 +121,22 @@ async def test_l9_e5_every_cell_of_the_matrix(world: World, mode: Mode) -> None:
     assert len(world.visa.reversals) == 1
 
 
+@pytest.mark.parametrize("mode", [Mode.READ_ONLY, Mode.EMERGENCY])
+async def test_e5_a_drive_from_before_does_not_do_what_the_mode_forbids(world: World, mode: Mode) -> None:
+    """E5, K4: `payout_retry` is consumed for its questions; what else was asked for before is left for later."""
+    await world.ask("payout-0001")
+    await _pass(world, REQUESTS)
+    world.advance(60.0)
+    assert await world.worker.sweeper.sweep() == 1
+    assert len(world.broker.topics["payout_retry"]) == 1
+    await world.set_mode(mode)
+    await world.settle(seconds=30.0)
+    assert (await world.row("payout-0001")).state == "VALIDATED"
+    await world.set_mode(Mode.NORMAL)
+    await world.settle()
+    assert (await world.row("payout-0001")).state == "PAID"
+
+
 @pytest.mark.parametrize("mode", [mode for mode in Mode if "submit" not in YES[mode]])
 async def test_l9_a_worker_that_has_not_looked_yet_sends_nothing_all_the_same(world: World, mode: Mode) -> None:
     """L9: the ledger forbids it, whatever the worker believes; what it believed it may still screen."""
