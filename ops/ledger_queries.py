@@ -24,6 +24,8 @@ PEOPLES_TRANSITIONS: Final = (
     "resolved_paid",
     "resolved_not_paid",
     "resolution_undone",
+    "hand_back_proposed",
+    "hand_back_agreed",
     "review_approved_once",
     "review_approved",
     "review_rejected",

@@ -50,7 +50,7 @@ ADVICE: Final[Mapping[Why, str]] = {
     Why.PROPOSED: "somebody else reads the evidence and agrees: payouts resolve … --approve VERSION",
     Why.HELD: "read `payouts show`, then release, resolve or cancel it",
     Why.IN_REVIEW: "a reviewer decides: payouts review list",
-    Why.MANUAL: "a person hands the funding back, or finds out why the originator did not",
+    Why.MANUAL: "a person hands it back, and two say so: payouts resolve … --handed-back; or its originator confirms",
     Why.PAST_RESENDS: "23 h after the first attempt: never sent again; ask Visa's support, then payouts resolve",
     Why.UNKNOWN: "asked about by itself; is Visa away? before 23 h have passed, ask its support",
     Why.COMPENSATION: "made by us, by schedule: is Visa away, or no worker running?",

@@ -100,6 +100,11 @@ def test_what_the_commands_decided_has_happened(system: RunningSystem) -> None:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert system.fetch("SELECT mode FROM modes") == [{"mode": "normal"}]
+    assert system.row("declined-aft-reversed")["compensation"] == "COMPENSATED"
+    assert _steps(system, "declined-aft-reversed")[-2:] == [
+        ("hand_back_proposed", "maria"),
+        ("hand_back_agreed", "jan"),
+    ]
     assert _steps(system, "watch-list-withdrawn")[-3:] == [
         ("held", "maria"), ("released", "maria"), ("cancelled", "maria"),
     ]  # fmt: skip

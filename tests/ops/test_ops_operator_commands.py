@@ -234,6 +234,43 @@ def test_s6_two_people_resolve_and_one_takes_it_back(desk: Desk) -> None:
     ]  # fmt: skip
 
 
+def test_c4_two_people_close_a_compensation_that_waits_for_one(desk: Desk) -> None:
+    """C2, C4, S6, P9: as an operator types it; one alone is refused, what is the originator's is refused, once."""
+    waits = {"compensation": CompensationState.MANUAL, "compensation_reason_code": "ACTION_CODE_05"}
+    ours = desk.stored(PayoutState.FAILED, **waits, compensation_executor=Executor.PROCESSOR, reason_code="X")
+    his = desk.stored(PayoutState.FAILED, **waits, compensation_executor=Executor.ORIGINATOR, reason_code="X")
+    evidence = ("--handed-back", "--evidence", "bank transfer 0815", "--yes")
+    refused = desk.data("resolve", his.payout_id, *evidence, code=ExitCode.REFUSED)
+    assert "his confirmation" in refused["payouts"][0]["why"]
+    told = desk.run("resolve", ours.payout_id, *evidence)
+    assert told.exit_code == ExitCode.OK, told.stderr
+    assert f"payouts resolve {ours.payout_id} --handed-back --approve 3" in told.stderr
+    assert ours.payout_id in desk.run("stuck").stdout
+    agree = ("resolve", ours.payout_id, "--handed-back", "--approve", "3")
+    alone = desk.data(*agree, "--operator", "MARIA", "--yes", code=ExitCode.REFUSED)
+    assert "another person" in alone["payouts"][0]["why"]
+    other = desk.data("resolve", ours.payout_id, "--not-paid", "--approve", "3", "--yes", code=ExitCode.REFUSED)
+    assert "proposed --handed-back" in other["payouts"][0]["why"]
+    plan = desk.run(*agree, "--operator", "jan", "--dry-run")
+    assert "12.34 USD count as handed back, for ever" in plan.stdout
+    assert "bank transfer 0815" in plan.stdout
+    assert desk.row(ours.payout_id).compensation is CompensationState.MANUAL
+    desk.data(*agree, "--operator", "jan", "--yes")
+    assert desk.row(ours.payout_id).compensation is CompensationState.COMPENSATED
+    late = desk.data(*agree, "--operator", "ann", "--yes", code=ExitCode.REFUSED)
+    assert "void" in late["payouts"][0]["why"]
+    assert [(e.transition, e.actor) for e in desk.history(ours.payout_id)[-2:]] == [
+        ("hand_back_proposed", "maria"), ("hand_back_agreed", "jan"),
+    ]  # fmt: skip
+    assert ours.payout_id not in {one["payout_id"] for one in desk.data("stuck", code=ExitCode.FOUND)["payouts"]}
+
+
+@pytest.mark.parametrize("words", [(), ("--paid", "--handed-back"), ("--handed-back", "--undo", "--reason", "x")])
+def test_a_resolution_says_one_thing(desk: Desk, words: tuple[str, ...]) -> None:
+    """P9: two answers at once are none; exit code 2, and nothing is looked up."""
+    assert desk.run("resolve", "payout-1", *words, "--evidence", "x", "--yes").exit_code == ExitCode.USAGE
+
+
 def test_s6_a_card_number_is_no_evidence(desk: Desk) -> None:
     """P6: what is stored in clear holds no card number; exit code 3, and the number is not repeated."""
     row = desk.stored(PayoutState.UNKNOWN)
