@@ -56,7 +56,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "declined-release-open": {},
     "declined-release-refused": {},
     "declined-aft-reversed": {
-        "visa": [{"operation": "reverse", "fault": "400", "times": 1}],
+        # A reversal names no payout; this is the only one that is reversed.
+        "visa": [{"operation": "reverse", "fault": "400", "sender_reference": None}],
         "expect": Expectation(state="DECLINED", compensation="MANUAL"),
     },
     "amount-negative": {"play": NOBODY, "expect": WAITING_FOR_ORIGINATOR},
