@@ -67,7 +67,7 @@ CANONICAL: Final = (
     Canonical("visa_direct_mle_decrypt_duration_seconds", "", "likewise"),
     Canonical("jwks_fetch_total", "jwks_fetch_total", SAME),
     Canonical("jwks_fetch_fail_total", "jwks_fetch_fail_total", "the one name of it (F-06)"),
-    Canonical("visa_direct_jwks_fetch_success_total", "jwks_fetch_total, jwks_fetch_fail_total", "their difference"),
+    Canonical("visa_direct_jwks_fetch_success_total", "visa_direct_jwks_fetch_success_total", SAME),
     Canonical("visa_direct_jwks_fetch_duration_seconds", "visa_direct_jwks_fetch_duration_seconds", SAME),
     Canonical(
         "jwks_cache_requests_total",

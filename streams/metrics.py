@@ -222,6 +222,9 @@ class Metrics:
         self.jwks_fetch_failures = Counter(
             "jwks_fetch_fail", "Fetches of Visa's key set that brought no keys.", registry=registry
         )
+        self.jwks_fetch_successes = Counter(
+            "visa_direct_jwks_fetch_success", "Fetches of Visa's key set that brought keys.", registry=registry
+        )
         self.jwks_fetch_seconds = Histogram(
             "visa_direct_jwks_fetch_duration_seconds",
             "Seconds of a fetch of Visa's key set.",

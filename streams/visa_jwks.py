@@ -68,6 +68,7 @@ def counted(fetch: Callable[[], Awaitable[bytes]], metrics: Metrics) -> Callable
         try:
             content = await fetch()
             done = True
+            metrics.jwks_fetch_successes.inc()
         finally:
             metrics.jwks_fetch_seconds.observe(time.monotonic() - begun)
             if not done:

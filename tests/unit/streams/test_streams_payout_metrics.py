@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from ledger.figures import figures_of
 from processors.payout.row import DestinationKind
+from processors.visa.breaker import BreakerState
 from processors.visa.identity import Operation
+from streams.faust_sensor import WorkerSensor
+from streams.ledger_figures import LOOK_EVERY_SECONDS, SHOWN_SECONDS, FiguresShown
 from streams.metric_labels import COMBINATIONS_MAX, ORIGINATORS_MAX, OTHER, PayoutLabels, Seats
-from streams.metrics import Metrics
+from streams.metrics import AWAY, Metrics
+from streams.visa_jwks import state_shown
 from tests.ops.operator_rows import new_row
 from tests.promtool import NEEDS_PROMTOOL, what_promtool_says
-from tests.unit.streams.streams_world import World, approved, refused
+from tests.unit.streams.streams_world import World, approved, lost_reply, refused
+from tests.unit.streams.test_streams_review import decide, in_review
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float:
+def value(metrics: Metrics, metric: str, /, **labels: str) -> float:
     """One sample; 0 where there is none."""
-    return metrics.registry.get_sample_value(name, labels) or 0.0
+    return metrics.registry.get_sample_value(metric, labels) or 0.0
 
 
 def series_of(registry: CollectorRegistry, name: str) -> int:
@@ -65,17 +72,14 @@ async def test_s2_03_redelivered_duplicate_and_conflict_are_counted_apart(world:
     record = await world.ask("payout-0001")
     await world.settle()
     await world.deliver(record)
-    await world.ask("payout-0001")
+    world.broker.put(record.topic, record.key, record.value or b"")
     await world.ask("payout-0001", amount={"amount_minor": 2600, "currency": "USD"})
     await world.settle()
     counted = {
         result: value(world.worker.metrics, "dedup_total", result=result)
         for result in ("unique", "redelivered", "duplicate", "conflict")
     }
-    assert counted["unique"] == 1
-    assert counted["redelivered"] == 1
-    assert counted["conflict"] == 1
-    assert counted["duplicate"] in (0, 1), "a sealed request differs in its bytes; what is equal is for L8 to say"
+    assert counted == {"unique": 1, "redelivered": 1, "duplicate": 1, "conflict": 1}
     assert value(world.worker.metrics, "dedup_duration_seconds_count", layer="ledger") >= 3
 
 
@@ -92,6 +96,91 @@ async def test_stages_and_retries_are_timed(world: World) -> None:
     assert value(metrics, "retry_latency_seconds_count") == 1
     assert value(metrics, "visa_request_duration_seconds_count", route="push", status="4xx") == 1
     assert value(metrics, "visa_request_duration_seconds_count", route="push", status="2xx") == 1
+
+
+@pytest.mark.parametrize(("decision", "outcome"), [("APPROVE", "approved"), ("REJECT", "rejected")])
+async def test_s3_13_reviews_are_counted_by_their_decision(world: World, decision: str, outcome: str) -> None:
+    """S3-13: what was approved after all was a false alarm of the screening."""
+    await in_review(world)
+    await decide(world, "casey", decision=decision)
+    metrics = world.worker.metrics
+    other = {"approved": "rejected", "rejected": "approved"}[outcome]
+    assert value(metrics, "manual_review_resolved_total", outcome=outcome) == 1
+    assert value(metrics, "manual_review_resolved_total", outcome=other) == 0
+    assert value(metrics, "compliance_review_total") == 1
+    assert value(metrics, "payouts_approved_total") == (outcome == "approved")
+
+
+async def test_s4_08_a_call_without_an_answer_is_counted_by_its_cause(world: World) -> None:
+    """S4-08, P3: silence is an error of the connection and no end of the payout; the query that settles it counts."""
+    world.visa.script[Operation.PUSH_FUNDS] = [lambda request: (world.visa.usual(request), lost_reply())[1]]
+    await world.ask("payout-0001")
+    await world.settle()
+    metrics = world.worker.metrics
+    assert value(metrics, "visa_connection_errors_total", kind="read_timeout") == 1
+    assert value(metrics, "visa_request_duration_seconds_count", route="push", status="none") == 1
+    assert value(metrics, "visa_status_query_total", result="paid") == 1
+    assert value(metrics, "payouts_completed_total") == 1
+
+
+def test_a_breaker_counts_the_seconds_for_which_it_was_open() -> None:
+    """E6: also while it is still open, and never backwards."""
+    metrics = Metrics()
+    changed = state_shown(metrics)
+    assert value(metrics, "circuit_breaker_open_seconds_total", name="jwks") == 0
+    changed(BreakerState.OPEN, False)
+    first = value(metrics, "circuit_breaker_open_seconds_total", name="jwks")
+    second = value(metrics, "circuit_breaker_open_seconds_total", name="jwks")
+    assert 0 < first < second
+    changed(BreakerState.HALF_OPEN, False)
+    changed(BreakerState.CLOSED, False)
+    closed = value(metrics, "circuit_breaker_open_seconds_total", name="jwks")
+    assert closed > second
+    assert value(metrics, "circuit_breaker_open_seconds_total", name="jwks") == closed
+
+
+def test_faults_sensor_counts_and_times_rebalances() -> None:
+    """Faust gives back at the end what it was given at the beginning."""
+    metrics = Metrics()
+    sensor = WorkerSensor(metrics)
+    sensor.on_rebalance_end(None, sensor.on_rebalance_start(None))
+    assert value(metrics, "payouts_rebalances_total") == value(metrics, "payouts_rebalance_seconds_count") == 1
+
+
+def test_what_pauses_work_is_named_and_bounded() -> None:
+    """K5: reasons carry details; the label does not."""
+    metrics = Metrics()
+    metrics.show_paused_for(["database", "ledger:BEHIND", "something new"])
+    felt = {what for what in (*AWAY, "other") if value(metrics, "payouts_paused_for", what=what)}
+    assert felt == {"database", "ledger", "other"}
+    metrics.show_paused_for([])
+    assert not [what for what in (*AWAY, "other") if value(metrics, "payouts_paused_for", what=what)]
+
+
+def test_figures_that_are_too_old_are_gone_and_not_stale() -> None:
+    """E6: while nobody could count there is no number; when the last one was is known."""
+    now = [1_000.0]
+    shown = FiguresShown(lambda: now[0])
+    registry = CollectorRegistry()
+    registry.register(shown)
+    assert registry.get_sample_value("payouts_ledger_figures_timestamp_seconds") is None
+    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}), 0.1)
+    assert registry.get_sample_value("payouts_held") == 0
+    assert registry.get_sample_value("payouts_by_status", {"status": "UNKNOWN"}) == 0
+    now[0] += SHOWN_SECONDS + 1
+    assert registry.get_sample_value("payouts_held") is None
+    assert registry.get_sample_value("payouts_by_status", {"status": "UNKNOWN"}) is None
+    assert registry.get_sample_value("payouts_ledger_figures_timestamp_seconds") == 1_000.0
+
+
+def test_the_longer_counting_takes_the_longer_it_rests() -> None:
+    """E6: a table that takes five seconds to read is read every hundred, and its figures live as long."""
+    shown = FiguresShown(lambda: 0.0)
+    assert shown.rest_seconds == LOOK_EVERY_SECONDS
+    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}), 5.0)
+    assert shown.rest_seconds == 100.0
+    shown.failed(30.0)
+    assert shown.rest_seconds == 600.0
 
 
 def test_a_thousand_originators_are_twenty_and_the_others() -> None:
