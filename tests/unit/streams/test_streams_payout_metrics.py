@@ -123,6 +123,20 @@ async def test_s4_08_a_call_without_an_answer_is_counted_by_its_cause(world: Wor
     assert value(metrics, "payouts_completed_total") == 1
 
 
+async def test_what_is_handed_back_after_an_end_is_no_second_end(world: World) -> None:
+    """E6, C1: the steps of a compensation are counted as its own, and the payout has ended once."""
+    world.visa.script[Operation.PUSH_FUNDS] = [lambda _: approved("05")]
+    await world.ask("payout-0001", funding=world.card_pull("payout-0001"))
+    await world.settle()
+    row, metrics = await world.row("payout-0001"), world.worker.metrics
+    assert (row.state, row.compensation) == ("DECLINED", "COMPENSATED")
+    assert value(metrics, "payout_total", corridor=OTHER) == 1
+    assert value(metrics, "compensation_emitted_total", funding="aft", reason="declined") == 1
+    assert value(metrics, "compensation_completed_total", type="reverse_funds") == 1
+    assert value(metrics, "compensation_failed_total") == 0
+    assert value(metrics, "payout_stage_duration_seconds_count", stage="compensation") == 1
+
+
 def test_a_breaker_counts_the_seconds_for_which_it_was_open() -> None:
     """E6: also while it is still open, and never backwards."""
     metrics = Metrics()
