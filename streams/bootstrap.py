@@ -319,6 +319,7 @@ class WorkerRuntime:
             assignment=self._assignment,
             refresh=self._refresh_gauges,
             visa=lambda: None if self._visa_keeper is None else self._visa_keeper.detail,
+            about=lambda: self._about(policies),
         )
         await health.start()
         self._closers.append(health.stop)
@@ -500,6 +501,19 @@ class WorkerRuntime:
             return sorted(f"{tp.topic}-{tp.partition}" for tp in self.app.consumer.assignment())
         except ConsumerNotStarted:
             return []
+
+    def _about(self, policies: Policies) -> dict[str, Any]:
+        """For the detailed page: what runs, what it decides by, and what is in work."""
+        return {
+            "version": version(DISTRIBUTION),
+            "worker": self.name,
+            "in_progress": {pump.name: pump.in_work for pump in self._pumps.values()},
+            "policies": {
+                "corridors": policies.corridors.stamp,
+                "watch_list": policies.watch_list.version,
+                "review": None if policies.review is None else policies.review.version,
+            },
+        }
 
     def _pulse(self) -> Pulse:
         """For the liveness page: nothing of it is asked of anybody else."""

@@ -47,10 +47,11 @@ class HealthServer:
         assignment: Callable[[], list[str]],
         refresh: Callable[[], None],
         visa: Callable[[], dict[str, Any] | None] = lambda: None,
+        about: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """`database` looks at it, and may raise LedgerError; `parts` says how everything stands, given what it found.
 
-        `visa` says what the connection to Visa uses, None in a worker that has none.
+        `visa` says what the connection to Visa uses, None in a worker that has none; `about` what else there is to say.
         """
         self._host, self._port, self._port_file = host, port, port_file
         self._look = _Remembered(database)
@@ -60,6 +61,7 @@ class HealthServer:
         self._assignment = assignment
         self._refresh = refresh
         self._visa = visa
+        self._about = about
         self._runner: web.AppRunner | None = None
         self._started_at = time.monotonic()
 
@@ -99,12 +101,16 @@ class HealthServer:
 
     async def _detailed(self, _: web.Request) -> web.Response:
         shown, parts = await self._ready()
-        detail = shown | {
-            "paused_for": list(parts.paused_for),
-            "assigned_partitions": self._assignment(),
-            "visa": self._visa(),
-            "liveness": liveness(self._pulse(), time.monotonic()),
-        }
+        detail = (
+            self._about()
+            | shown
+            | {
+                "paused_for": list(parts.paused_for),
+                "assigned_partitions": self._assignment(),
+                "visa": self._visa(),
+                "liveness": liveness(self._pulse(), time.monotonic()),
+            }
+        )
         return _json(detail, 200 if shown["status"] == "ok" else 503)
 
     async def _ready(self) -> tuple[dict[str, Any], Parts]:

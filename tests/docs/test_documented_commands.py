@@ -126,6 +126,9 @@ def test_e6_a_live_worker_shows_the_documented_metrics(system: RunningSystem) ->
     assert families["payouts_by_status"].samples, "the ledger was counted"
     assert sum(sample.value for sample in families["payouts_rebalances"].samples) >= 1, "Faust's sensor is asked"
     assert families["worker_assigned_partitions"].samples
+    detail = httpx.get(f"{page}/health/detailed").json()
+    assert detail["policies"]["corridors"], "S0-39: the page says what the worker decides by"
+    assert set(detail["database"]["poolStats"]) == {"size", "idle", "in_use", "max"}
 
 
 @NEEDS_PROMTOOL
