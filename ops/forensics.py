@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import SecretStr
 
+from ledger.waiting import PATIENCE_SECONDS
 from ops.application import as_failure, ending
 from ops.asynchronous import connected_ledger, run
 from ops.backup_files import prepared_directory, sha256_of
@@ -23,7 +24,6 @@ from ops.options import OutputOption
 from ops.output import Output, emit_object, iso_time, message, to_json
 from ops.private_files import write_private
 from ops.redaction import redacted
-from ops.stuck import PATIENCE_SECONDS
 from ops.stuck import found as stuck_found
 from ops.timeline import compensation_facts, payout_facts, timeline, visa_facts
 from processors.pii.hits import Kind

@@ -63,7 +63,11 @@ class DeadLetters:
         if record.key is not None:
             headers.append(("key_sealed", self._sealer.seal(record.key[:KEY_BYTES_MAX])))
         headers += _of_an_earlier_letter(record)
-        await self._publisher.publish_bytes(self._topic, record.source.encode(), self._sealer.seal(kept), headers)
+        try:
+            await self._publisher.publish_bytes(self._topic, record.source.encode(), self._sealer.seal(kept), headers)
+        except Exception:
+            self._metrics.letter_failures.inc()
+            raise
         self._metrics.dead_letters.labels(record.topic, reason_code).inc()
         log.error(
             "record dead-lettered: funding may be captured behind it",

@@ -1,10 +1,11 @@
 """The validate agent: from a raw request to a row, a repeat, a refusal or a dead letter (rules L1, K6, K7, L8)."""
 
 import logging
+import time
 from datetime import datetime
 from typing import Any
 
-from ledger.interface import Disposition, Existing, IntakeRecord, Ledger
+from ledger.interface import Disposition, Existing, Inserted, IntakeRecord, Ledger, LedgerError
 from processors.content import ContentDigest, same_content
 from processors.payout.row import FundingKind, PayoutRow
 from processors.payout.schedule import Schedule
@@ -78,14 +79,27 @@ class Intake:
             await self._dead_letters.set_aside(record, *problem)
             return
         digest = self._reader.digest(request, opened, value)
-        result = await self._ledger.insert(self._row(record, request, opened, digest), self._worker)
+        result = await self._insert(self._row(record, request, opened, digest))
         if isinstance(result, Existing):
             await self._known(record, request, opened, result.row)
             return
+        self._metrics.dedup.labels("unique").inc()
+        self._metrics.initiated.inc()
         await self._driver.drive(result.row, {Work.VALIDATE}, (request, opened))
+
+    async def _insert(self, row: PayoutRow) -> Inserted | Existing:
+        begun = time.monotonic()
+        try:
+            result = await self._ledger.insert(row, self._worker)
+        except LedgerError:
+            self._metrics.dedup_errors.inc()
+            raise
+        self._metrics.dedup_seconds.labels("ledger").observe(time.monotonic() - begun)
+        return result
 
     async def _known(self, record: Record, request: PayoutRequest, opened: OpenedRequest, row: PayoutRow) -> None:
         if _same_source(record, row):
+            self._metrics.dedup.labels("redelivered").inc()
             await self._driver.drive(row, {Work.VALIDATE})
             return
         stored = ContentDigest(row.content_key_version, row.bytes_hmac, row.content_hmac)
@@ -99,6 +113,7 @@ class Intake:
         """P5: the same request again gets the same answer again."""
         await self._remember(record, Disposition.REPEAT, row.payout_id, "SAME_CONTENT")
         self._metrics.repeats.inc()
+        self._metrics.dedup.labels("duplicate").inc()
         await self._driver.answer_again(await self._driver.drive(row, {Work.VALIDATE}))
 
     async def _refuse(self, record: Record, row: PayoutRow) -> None:
@@ -126,6 +141,8 @@ class Intake:
             correlation_id=row.correlation_id,
         )
         self._metrics.refusals.inc()
+        self._metrics.dedup.labels("conflict").inc()
+        self._metrics.guard_failures.labels(reason_code, self._metrics.labels.corridor(row)).inc()
         log.error(
             "request refused: its payout_id belongs to other content",
             extra={"payout_id": row.payout_id, "source": record.source},

@@ -48,6 +48,7 @@ from processors.visa.requests import Party, SubmissionProfile, VisaRequest
 from streams import visa_errors
 from streams.clock import Clock
 from streams.metrics import Metrics
+from streams.payout_counts import count_exchange
 from streams.visa_client import VisaClient
 
 log = logging.getLogger(__name__)
@@ -151,9 +152,10 @@ class PreflightChecks:
         """Send and judge. Never raises for what the network or Visa does."""
         begun = time.monotonic()
         request_id = self._request_ids.of(row)
-        exchange = await self._client.send(replace(request, correlation_id=request_id), deadline)
+        with self._metrics.calls_in_flight.track_inprogress():
+            exchange = await self._client.send(replace(request, correlation_id=request_id), deadline)
         judged = question.judge(exchange)
-        self._metrics.call_seconds.labels(question.name.upper()).observe(time.monotonic() - begun)
+        count_exchange(self._metrics, question.name, exchange, time.monotonic() - begun)
         self._metrics.calls.labels(question.name.upper(), judged.verdict.value).inc()
         log.info(
             "visa question",

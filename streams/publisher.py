@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -111,25 +112,31 @@ class Publisher:
                 ]
                 await asyncio.gather(*confirmations)
         except TimeoutError:
+            self._metrics.produce_errors.inc()
             self._on_unconfirmed(topic)
             raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
         except Exception as error:
+            self._metrics.produce_errors.inc()
             raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
         self._metrics.published.labels(topic).inc(len(records))
 
     async def publish_bytes(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Send raw bytes to a topic of this cluster and wait for the confirmation."""
+        begun = time.monotonic()
         try:
             confirmation = asyncio.ensure_future(await self._send(topic, key, value, headers))
             if not confirmation.done():
                 await asyncio.wait([confirmation], timeout=self._unconfirmed_seconds)  # which cancels nothing
             _take(confirmation)
         except TimeoutError:
+            self._metrics.produce_errors.inc()
             self._on_unconfirmed(topic)
             raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
         except Exception as error:
+            self._metrics.produce_errors.inc()
             raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
         self._metrics.published.labels(topic).inc()
+        self._metrics.produce_seconds.observe(time.monotonic() - begun)
 
 
 def _take(confirmation: asyncio.Future[Any]) -> None:

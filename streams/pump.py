@@ -250,7 +250,7 @@ class Pump:
             message.value,
             _headers(message.headers),
         )
-        with self._metrics.handled(message.topic):
+        with self._metrics.handled(message.topic, record.timestamp):
             await self._gate.retry_while_away(lambda: self._handle(record), self._away)
         # Behind a slow head up to UNACKNOWLEDGED_MAX events wait: they need their offsets, not their content.
         message.value = event.value = None

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Health and metrics; 0 chooses a free port."""
     payouts_http_port_file: Path | None = None
     """Where the worker writes the port it really listens on."""
+    payouts_metrics_originators: str = Field("", max_length=2000)
+    """Comma-separated: originators that metrics always name, 20 at most; without it those who come first."""
     payouts_worker_name: str | None = None
     payouts_in_flight_max: int = Field(64, ge=1, le=2000)
     """Events in work at once per agent: bounds memory and the repeats after a kill."""
@@ -168,6 +170,11 @@ class Settings(BaseSettings):
     def production(self) -> bool:
         """The profile that refuses risks."""
         return self.payouts_profile is Profile.PRODUCTION
+
+    @property
+    def metrics_originators(self) -> tuple[str, ...]:
+        """Those that metrics always name."""
+        return tuple(name for part in self.payouts_metrics_originators.split(",") if (name := part.strip()))
 
     @property
     def schedule(self) -> Schedule:

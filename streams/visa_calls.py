@@ -44,6 +44,7 @@ from streams import visa_errors
 from streams.clock import Clock
 from streams.keys import Keys
 from streams.metrics import Metrics
+from streams.payout_counts import count_exchange, count_outcome
 from streams.preflight import PayoutRefused, PreflightChecks, Question, Subject
 from streams.stages import StageRunner
 from streams.visa_client import VisaClient
@@ -232,11 +233,12 @@ class VisaCalls:
         begun = time.monotonic()
         request_id = self._request_ids.of(row)
         permit.place.used = True
-        exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
+        with self._metrics.calls_in_flight.track_inprogress():
+            exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
         outcome = _judge(row, call, prepared, exchange)
         self.rate.learn(outcome)
-        self._metrics.call_seconds.labels(call.value).observe(time.monotonic() - begun)
-        self._metrics.calls.labels(call.value, outcome.kind.value).inc()
+        count_exchange(self._metrics, call.value, exchange, time.monotonic() - begun)
+        count_outcome(self._metrics, call, outcome)
         visa_errors.count_retry(self._metrics, row, call, outcome)
         log.info(
             "visa call",

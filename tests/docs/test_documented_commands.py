@@ -7,13 +7,17 @@ import re
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from ops.metrics_document import worker_metrics
 from sandbox.samples.sample_file import planted_card_numbers
 from sandbox.servers.kafka import KafkaCluster
 from sandbox.servers.postgres import PostgresServer
 from tests.docs.documents import Command, commands, functions, named_tests
 from tests.docs.running_system import PARTITIONS, Answer, RunningSystem, missing_programs, running_system
+from tests.promtool import NEEDS_PROMTOOL, what_promtool_says
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
@@ -111,6 +115,34 @@ def test_what_the_commands_decided_has_happened(system: RunningSystem) -> None:
     assert _steps(system, "partial-approval-held")[-3:] == [
         ("resolution_proposed", "maria"), ("resolved_paid", "jan"), ("resolution_undone", "jan"),
     ]  # fmt: skip
+
+
+def test_e6_a_live_worker_shows_the_documented_metrics(system: RunningSystem) -> None:
+    """E6: every documented metric is in a live worker's exposition and no other; readiness is what its page says."""
+    page = f"http://127.0.0.1:{system.environment['PAYOUTS_HTTP_PORT']}"
+    scraped = httpx.get(f"{page}/metrics", timeout=30).text
+    families = {family.name: family for family in text_string_to_metric_families(scraped)}
+    documented = {one.name.removesuffix("_total"): one for one in worker_metrics()}
+    assert set(families) == set(documented)
+    for name, family in families.items():
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} <= set(documented[name].labels), sample
+    assert families["payouts_ready"].samples[0].value == (httpx.get(f"{page}/health/critical").status_code == 200)
+    assert families["payouts_by_status"].samples, "the ledger was counted"
+    assert sum(sample.value for sample in families["payouts_rebalances"].samples) >= 1, "Faust's sensor is asked"
+    assert families["worker_assigned_partitions"].samples
+    detail = httpx.get(f"{page}/health/detailed").json()
+    assert detail["policies"]["corridors"], "S0-39: the page says what the worker decides by"
+    assert set(detail["database"]["poolStats"]) == {"size", "idle", "in_use", "max"}
+
+
+@NEEDS_PROMTOOL
+def test_e6_promtool_finds_nothing_to_say_of_what_is_scraped(system: RunningSystem) -> None:
+    """4.2: a live worker's metrics, and the exporter's that the runbook has started."""
+    ports = [system.environment["PAYOUTS_HTTP_PORT"]]
+    ports += [system.environment["PAYOUTS_LAG_PORT"] for one in system.exporters if one.poll() is None]
+    for port in ports:
+        assert what_promtool_says(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).content) == ""
 
 
 def test_what_is_not_executed_is_named() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,12 +21,13 @@ from typer.testing import CliRunner, Result
 
 from ledger.interface import Change, HistoryEntry
 from ledger.postgres import PostgresLedger
+from ledger.waiting import WAITS_FOR_A_PERSON, Why
 from ops.action_plans import Action, Ended, carry_out, look
 from ops.exit_codes import ExitCode
 from ops.hold import CODES
 from ops.main import app
 from ops.resolve import approval
-from ops.stuck import ADVICE, Why
+from ops.stuck import ADVICE
 from processors.payout.events import Held, ResolutionProposed
 from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
@@ -432,6 +434,12 @@ def test_p1_what_waits_for_a_person_or_too_long_is_listed_with_its_money(desk: D
     listed = desk.data("stuck", "--older-than", "900", code=ExitCode.FOUND)
     assert {row["payout_id"]: row["why"] for row in listed["payouts"]} == wanted
     totals = {(total["why"], total["currency"]): total for total in listed["totals"]}
+    patience, limit = 900.0, SCHEDULE.resend_limit_seconds
+    figures = desk.ledger(lambda ledger: ledger.figures.look(patience_seconds=patience, resend_limit_seconds=limit))
+    counted = Counter(wanted.values())
+    assert figures.waiting_for_person == {why: counted[why] for why in WAITS_FOR_A_PERSON}
+    assert sum(figures.stuck_by_status.values()) == len(wanted) - sum(figures.waiting_for_person.values())
+    assert sum(figures.by_status.values()) == len(_outside()) + len(_inside())
     for why in set(wanted.values()):
         count = list(wanted.values()).count(why)
         assert (totals[why, "USD"]["payouts"], totals[why, "USD"]["amount_minor"]) == (count, count * 1234)

@@ -118,6 +118,11 @@ class Worker:
             return {}
         return dict(answer.json())
 
+    def lives(self) -> bool:
+        """What a supervisor sees: whether `/health` says that the process lives."""
+        page = httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}/health", timeout=10.0)
+        return page.status_code == 200 and page.json()["status"] == "alive"
+
     def kill(self) -> None:
         self.process.kill()
 
