@@ -154,7 +154,6 @@ def _operation(topic: Topic) -> Json:
     found: Json = {
         "action": "send" if topic.inbound else "receive",
         "channel": {"$ref": f"#/channels/{topic.name}"},
-        "title": topic.description,
         "summary": topic.description,
         "messages": [{"$ref": f"#/channels/{topic.name}/messages/{_message_name(topic)}"}],
     }
@@ -185,12 +184,13 @@ def _message(topic: Topic, golden: Path) -> Json:
     if topic.schema is None:
         return _dead_letter(topic)
     schema = json.loads(catalog.schema_text(topic.schema))
+    headers = _headers(topic)
     found: Json = {
         "name": name,
         "title": name,
         "summary": schema["doc"],
         "contentType": CONTENT_TYPE,
-        "headers": _inbound_headers() if topic.inbound else _event_headers(topic),
+        **({} if headers is None else {"headers": headers}),
         "payload": {"schemaFormat": AVRO_FORMAT, "schema": schema},
         "bindings": {"kafka": _message_binding(topic)},
         "examples": [_example(topic, path, topic.schema) for path in _golden_files(topic.schema, golden)],
@@ -271,14 +271,25 @@ DEAD_LETTER_HEADERS: Mapping[str, Header] = {
 
 
 def _headers_schema(headers: Mapping[str, Header], known: Mapping[str, Json]) -> Json:
+    required = [name for name, header in headers.items() if header.always]
     return {
         "type": "object",
-        "required": [name for name, header in headers.items() if header.always],
+        **({"required": required} if required else {}),
         "properties": {
             name: {"type": "string", "description": header.description, **known.get(name, {})}
             for name, header in headers.items()
         },
     }
+
+
+def _headers(topic: Topic) -> Json | None:
+    """Of what others write none is needed, and of a request one is read."""
+    if not topic.inbound:
+        return _event_headers(topic)
+    if topic.schema != "PayoutRequest":
+        return None
+    own = Header("Your own id of this record: where the request is refused, the refusal names it.", always=False)
+    return _headers_schema({"ce_id": own}, {})
 
 
 def _event_headers(topic: Topic) -> Json:
@@ -291,12 +302,6 @@ def _event_headers(topic: Topic) -> Json:
         "content-type": {"const": CONTENT_TYPE},
     }
     return _headers_schema(EVENT_HEADERS, known)
-
-
-def _inbound_headers() -> Json:
-    """None is needed; one is read."""
-    own = Header("Your own id of this record: where a request is refused, the refusal names it.", always=False)
-    return _headers_schema({"ce_id": own}, {})
 
 
 def _dead_letter(topic: Topic) -> Json:
