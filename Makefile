@@ -108,6 +108,10 @@ TARGET ?= all
 fuzz: $(VENV)/fuzz-environment ## Coverage-guided fuzzing of every decoder and parser: SECONDS=n each, TARGET=name.
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(filter all,$(TARGET)),,--target $(TARGET))
 
+.PHONY: asyncapi
+asyncapi: $(VENV)/demo-environment ## Write schemas/asyncapi.yaml anew, after a change of topics, schemas or headers.
+	@$(BIN)/python -m schemas.asyncapi tests/contract/schemas/golden
+
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline
@@ -126,4 +130,4 @@ down: ## Stop it; its data stays in named volumes.
 
 .PHONY: clean
 clean: ## Remove the environment and caches of this checkout.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) examples/node/node_modules tests/contract/asyncapi/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

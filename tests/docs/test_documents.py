@@ -60,11 +60,26 @@ PACKAGE_HOSTS = re.compile(
         for host in ("pypi_org", "pythonhosted_org", "repo1_maven_org", "repo_maven_apache_org", "registry_npmjs_org")
     )
 )
-TEXT_SUFFIXES = {".md", ".py", ".toml", ".yaml", ".yml", ".txt", ".in", ".cfg", ".sh", ".sha256", ".json", ".avsc", ""}
+TEXT_SUFFIXES = {
+    ".md",
+    ".py",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".txt",
+    ".in",
+    ".cfg",
+    ".sh",
+    ".sha256",
+    ".json",
+    ".avsc",
+    ".mjs",
+    "",
+}
 ALL_COMMANDS = [command for document in ("README.md", "RUNBOOK.md") for command in commands(document)]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, "examples/README.md", "examples/node/README.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link names a file that exists, every anchor a heading of it."""
     for target in links(document):
