@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.exposed import names, unknown_parts
+from tests.chart.exposed import OF_THE_SCRAPER, exposed, grouping, names, unknown_parts
 from tests.docs.documents import ROOT, anchors, read, section, table_rows
 
 RULES = ROOT / "helm/payout-streams/files/rules"
@@ -184,7 +184,8 @@ def test_promtool_accepts_every_rule() -> None:
 def test_every_alert_fires_where_it_must_and_nowhere_else(path: Path) -> None:
     """E7, S0-11, S0-12, S0-29 to S0-37, S1-24, S1-25, S4-13 to S4-19, F-02 to F-04, F-07: at their thresholds.
 
-    Seen red: each comparison and each `for` was changed by a fifth in a copy, both ways, and one of these files failed.
+    Seen red: each comparison and each `for` was changed by a fifth in a copy, both ways. Of 350 changes 22 were not
+    noticed: guards against low volume ("more than 3"), and comparisons of whole numbers for which a fifth is nothing.
     """
     promtool("test", "rules", str(path))
 
@@ -215,8 +216,15 @@ def test_every_alert_of_the_requirements_is_there() -> None:
 # Names, labels, words.
 
 
+def _kept(alert: Alert) -> set[str]:
+    """The labels that its series may have: those of its aggregations, or all of a metric that is not aggregated."""
+    asked = [alert.rule["expr"], *(recorded()[name] for name in names(alert.rule["expr"]) & recorded().keys())]
+    kept = set().union(*(grouping(expression) for expression in asked))
+    return kept or OF_THE_SCRAPER.union(*(exposed()[name].labels for name in _metrics_of(alert)))
+
+
 def test_names_and_labels_are_consistent() -> None:
-    """A severity is a page or a ticket; two alerts of one name are one matter at two severities, the page the stricter."""
+    """A severity is a page or a ticket; of one name are at most two, one of each."""
     keys = [(alert.name, alert.severity) for alert in alerts()]
     assert len(set(keys)) == len(keys)
     for alert in alerts():
@@ -245,12 +253,12 @@ def test_an_alert_says_what_it_means_in_money_and_what_to_do_first(alert: Alert)
     summary, description = alert.text["summary"], alert.text["description"]
     assert re.fullmatch(r"[A-Z][^{}]+\.", summary), summary
     assert "First: " in description, description
-    assert description.rstrip().endswith((".", "?", "again.")), description
+    assert description.rstrip().endswith((".", "?")), description
     money = r"money|paid|unpaid|pay|lost|fund|hand-back|handed back|payout|refund|recipient"
     assert re.search(money, description + summary), description
     used = re.findall(r"\$labels\.(\w+)", description)
     for label in used:
-        assert re.search(rf"\b{label}\b", alert.rule["expr"] + " instance"), f"{alert}: {label} is not kept"
+        assert label in _kept(alert), f"{alert}: {label} is not kept"
 
 
 # The runbook.
@@ -276,7 +284,9 @@ def test_an_entry_that_an_alert_leads_to_has_all_its_parts(anchor: str) -> None:
     entry = _entries()[anchor]
     for part in ("**Symptom.**", "**Money.**", "```console\n$ ", "**Verify.**", "**Escalate.**"):
         assert part in entry, part
-    headings = [row for row in table_rows(entry) if {"do", "next", "then", "what to do", "decide with", "go to"} & set(row)]
+    headings = [
+        row for row in table_rows(entry) if {"do", "next", "then", "what to do", "decide with", "go to"} & set(row)
+    ]
     assert headings or "**Act" in entry, "no decision table"
 
 
