@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import promql_parser
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
-from typer.testing import CliRunner
 
-from ops.group_members import GroupState
-from ops.lag_export import LagMetrics
-from ops.lag_look import GroupLag, PartitionLag
-from ops.main import app
+from ledger.figures import figures_of
+from ops.metrics_document import exporter_metrics, scan_file_metrics, worker_metrics
+from streams.ledger_figures import FiguresShown
 from streams.metrics import Metrics
 
 OF_THE_SCRAPER = frozenset({"job", "instance", "namespace"})
 """Labels that Prometheus and its operator add to every series."""
-PROCESS = (
-    "process_cpu_seconds_total",
-    "process_resident_memory_bytes",
-    "process_virtual_memory_bytes",
-    "process_open_fds",
-    "process_max_fds",
-    "process_start_time_seconds",
-)
-"""Of prometheus_client's own collector; where there is no /proc it shows less, and means the same."""
+SUFFIXES = {"histogram": ("_bucket", "_count", "_sum")}
 
 
 @dataclass
@@ -47,49 +30,18 @@ class Family:
 @cache
 def exposed() -> dict[str, Family]:
     """Every name of a worker, of `payouts lag export`, of `payouts pii-scan --textfile`, and `up`."""
-    found: dict[str, Family] = {"up": Family(), **{name: Family() for name in PROCESS}}
-    metrics = Metrics()
-    _add(found, metrics.registry.collect())
-    for collector, names in metrics.registry._collector_to_names.items():  # no other way to a label without a series
-        _declare(found, collector, names)
-    _add(found, _of_the_exporter())
-    _add(found, _of_the_scan())
-    return found
-
-
-def _add(found: dict[str, Family], families: Iterable[Metric]) -> None:
-    for family in families:
+    found = {"up": Family()}
+    for one in (*worker_metrics(), *exporter_metrics(), *scan_file_metrics()):
+        for suffix in SUFFIXES.get(one.type, ("",)):
+            found[one.name + suffix] = Family({*one.labels, *(["le"] if suffix == "_bucket" else [])})
+    figures = FiguresShown()
+    figures.took(figures_of([], 0, {"lines": 0, "seconds": None}), 0.0)
+    for family in (*Metrics().registry.collect(), *figures.collect()):
         for sample in family.samples:
-            entry = found.setdefault(sample.name, Family())
-            entry.labels |= sample.labels.keys()
             for label, value in sample.labels.items():
-                entry.values.setdefault(label, set()).add(value)
-
-
-def _declare(found: dict[str, Family], collector: Collector, names: Iterable[str]) -> None:
-    labels = set(getattr(collector, "_labelnames", ()))
-    kind = getattr(collector, "_type", "")
-    base = getattr(collector, "_name", "")
-    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}.get(kind, ())
-    for name in (f"{base}{suffix}" for suffix in suffixes):
-        assert name in names
-        found.setdefault(name, Family()).labels |= labels | ({"le"} if name.endswith("_bucket") else set())
-
-
-def _of_the_exporter() -> Iterator[Metric]:
-    metrics = LagMetrics("main", 60.0)
-    values = {field.name: 1 for field in dataclasses.fields(PartitionLag)}
-    partition = PartitionLag(**{**values, "topic": "payout_requests"})  # type: ignore[arg-type]
-    metrics.took(GroupLag(datetime.now(UTC), "payouts", GroupState.STABLE, (), (partition,)), 0.1, 0.0)
-    yield from metrics.collect()
-
-
-def _of_the_scan() -> list[Metric]:
-    with TemporaryDirectory() as directory:
-        textfile = Path(directory) / "scan.prom"
-        answer = CliRunner().invoke(app, ["pii-scan", directory, "--textfile", str(textfile)])
-        assert answer.exit_code == 0, answer.output
-        return list(text_string_to_metric_families(textfile.read_text()))
+                if sample.name in found:
+                    found[sample.name].values.setdefault(label, set()).add(value)
+    return found
 
 
 def _nodes(node: object) -> Iterator[object]:
