@@ -150,7 +150,7 @@ def cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _metrics_of(alert: Alert) -> set[str]:
+def metrics_of(alert: Alert) -> set[str]:
     """Those that its expression needs, recording rules followed."""
     asked = names(alert.rule["expr"])
     while known := asked & recorded().keys():
@@ -203,7 +203,7 @@ def test_silence_is_shown_beside_the_metrics_and_not_without_them() -> None:
     """A case without the series that an alert reads is silent whatever the rule says."""
     for alert in alerts():
         silent = [case for case in cases() if case.alert == (alert.name, alert.severity) and not case.fires]
-        asked = _metrics_of(alert)
+        asked = metrics_of(alert)
         assert any(asked <= case.series for case in silent), f"{alert}: needs {sorted(asked)}"
 
 
@@ -220,7 +220,7 @@ def _kept(alert: Alert) -> set[str]:
     """The labels that its series may have: those of its aggregations, or all of a metric that is not aggregated."""
     asked = [alert.rule["expr"], *(recorded()[name] for name in names(alert.rule["expr"]) & recorded().keys())]
     kept = set().union(*(grouping(expression) for expression in asked))
-    return kept or OF_THE_SCRAPER.union(*(exposed()[name].labels for name in _metrics_of(alert)))
+    return kept or OF_THE_SCRAPER.union(*(exposed()[name].labels for name in metrics_of(alert)))
 
 
 def test_names_and_labels_are_consistent() -> None:
