@@ -7,7 +7,6 @@ promtool comes with Debian's `prometheus`; nothing of it runs as a service.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ import yaml
 
 from tests.chart.exposed import OF_THE_SCRAPER, exposed, grouping, names, unknown_parts
 from tests.docs.documents import ROOT, anchors, read, section, table_rows
+from tests.promtool import NEEDS_PROMTOOL, PROMTOOL
 
 RULES = ROOT / "helm/payout-streams/files/rules"
 CASES = Path(__file__).parent / "rules"
@@ -159,12 +159,10 @@ def metrics_of(alert: Alert) -> set[str]:
 
 
 def promtool(*arguments: str) -> str:
-    """What it says; the test fails with it when it says no, and is skipped where it cannot be."""
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("needs promtool: apt-get install --no-install-recommends prometheus (.ci/run does it as root)")
+    """What it says; the test fails with it when it says no."""
+    assert PROMTOOL is not None
     done = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=PROMTOOL_SECONDS_MAX, check=False
+        [PROMTOOL, *arguments], capture_output=True, text=True, timeout=PROMTOOL_SECONDS_MAX, check=False
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -173,6 +171,7 @@ def promtool(*arguments: str) -> str:
 # promtool's verdict.
 
 
+@NEEDS_PROMTOOL
 def test_promtool_accepts_every_rule() -> None:
     """E7: expressions parse, templates can be filled in, nothing is there twice."""
     said = promtool("check", "rules", *(str(path) for path in sorted(RULES.glob("*.yaml"))))
@@ -180,6 +179,7 @@ def test_promtool_accepts_every_rule() -> None:
     assert found == len(rules())
 
 
+@NEEDS_PROMTOOL
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.test.yaml")), ids=lambda path: path.name)
 def test_every_alert_fires_where_it_must_and_nowhere_else(path: Path) -> None:
     """E7, S0-11, S0-12, S0-29 to S0-37, S1-24, S1-25, S4-13 to S4-19, F-02 to F-04, F-07: at their thresholds.

@@ -71,7 +71,7 @@ def test_a_dashboard_is_as_grafanas_linter_wants_it(name: str) -> None:
     assert model["description"]
     assert "payouts" in model["tags"]
     assert any(link.get("url") == RUNBOOK_URL for link in model["links"])
-    assert RULES_URL == f"{RUNBOOK_URL}#"
+    assert f"{RUNBOOK_URL}#" == RULES_URL
     variables = {variable["name"]: variable for variable in model["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     assert {"job", "instance"} <= variables.keys()
