@@ -96,14 +96,15 @@ class Scraper:
 
     def _scrape_until_ended(self) -> None:
         with ThreadPoolExecutor(AT_ONCE_MAX, thread_name_prefix="scrape") as pool:
-            while not self._ended.is_set():
+            wait_seconds = 0.0
+            while not self._ended.wait(wait_seconds) or not self._recording.looked:
                 slot = int((time.monotonic() - self._begun) / SCRAPE_SECONDS)
                 workers = self._fleet.workers
                 for worker, text in zip(workers, pool.map(_text_of, workers), strict=True):
                     self._take(slot, worker.name, text)
                 self._recording.looked[slot] = frozenset(worker.name for worker in workers)
                 next_at = self._begun + (slot + 1) * SCRAPE_SECONDS
-                self._ended.wait(max(0.0, next_at - time.monotonic()))
+                wait_seconds = max(0.0, next_at - time.monotonic())
 
     def _take(self, slot: int, instance: str, text: str | None) -> None:
         target = {"job": JOB, "instance": instance}
