@@ -264,6 +264,7 @@ def test_an_alert_says_what_it_means_in_money_and_what_to_do_first(alert: Alert)
 # The runbook.
 
 
+@cache
 def _entries() -> dict[str, str]:
     """Text of each section of the runbook by its anchor."""
     headings = re.findall(r"^## +(.+)$", read("RUNBOOK.md"), re.MULTILINE)
