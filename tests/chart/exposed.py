@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 import promql_parser
 
 from ledger.figures import figures_of
+from ops.lag_status import PARTITION_STATUSES
 from ops.metrics_document import exporter_metrics, scan_file_metrics, worker_metrics
+from processors.payout.events import CallKind
+from processors.visa.breaker import BreakerState
 from streams.ledger_figures import FiguresShown
 from streams.metrics import Metrics
+from streams.visa_client import ReloadResult
+from streams.visa_jwks import BREAKER
 
 OF_THE_SCRAPER = frozenset({"job", "instance", "namespace"})
 """Labels that Prometheus and its operator add to every series."""
+NAMED_BY_THE_CODE: Mapping[tuple[str, str], Iterable[str]] = {
+    ("visa_request_duration_seconds_bucket", "route"): (kind.lower() for kind in CallKind),
+    ("visa_request_duration_seconds_count", "route"): (kind.lower() for kind in CallKind),
+    ("circuit_breaker_state", "state"): (state.lower() for state in BreakerState),
+    ("circuit_breaker_state", "name"): (BREAKER,),
+    ("visa_transport_reload_total", "result"): ReloadResult,
+    ("payouts_consumergroup_partition_status", "status"): PARTITION_STATUSES,
+}
+"""Values of labels that nothing has before it happens, and that the code has a list of."""
 SUFFIXES = {"histogram": ("_bucket", "_count", "_sum")}
 
 
@@ -41,6 +55,8 @@ def exposed() -> dict[str, Family]:
             for label, value in sample.labels.items():
                 if sample.name in found:
                     found[sample.name].values.setdefault(label, set()).add(value)
+    for (name, label), values in NAMED_BY_THE_CODE.items():
+        found[name].values[label] = set(values)
     return found
 
 
