@@ -322,6 +322,7 @@ def test_commands_can_be_parsed(command: Command) -> None:
                 "kafka-consumer-groups.sh",
                 "kafka-topics.sh",
                 "kafka-get-offsets.sh",
+                "amtool",
             }
             assert program in known
 
@@ -366,6 +367,7 @@ PROCEDURES = frozenset(
     Refusals|Is every request accounted for?|High error rate|Lag|Move offsets|Worker keeps ending|Database away
     The database itself|Failover to a standby|Disk full|Database restored from a copy|Broker away|Registry away
     Visa refuses our credentials|Visa away or slow|Card number where none may be|Audit|Security incident|Scaling
+    Service down|Payouts are slow|Payout came back|Screening|Alerts themselves
     Backup and restore|Certificates|Message encryption keys|Visa's key set|After an incident""".replace("\n", "|")
     .replace("    ", "")
     .split("|")
