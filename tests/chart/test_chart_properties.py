@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -294,6 +295,22 @@ def test_the_metrics_of_every_pod_are_scraped(chart_of: Mapping[str, Rendered]) 
             for endpoint in monitor["spec"]["podMetricsEndpoints"]
         ]
         assert endpoints == [template["spec"]["containers"][0]["ports"][0]["name"]], deployment["metadata"]["name"]
+
+
+def test_scrapes_have_the_names_that_alerts_ask_for(chart_of: Mapping[str, Rendered]) -> None:
+    """The label `job` is the same here, under Compose and in the rules: an alert on another one can never fire."""
+    everything = chart_of["everything"]
+    jobs = {
+        template["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+        for monitor in everything.of("PodMonitor")
+        for template in (found["spec"]["template"] for found in everything.of("Deployment"))
+        if monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    }
+    compose = yaml.safe_load((CHART.parents[1] / "docker-compose.kafka.yml").read_text(encoding="utf-8"))
+    scrapes = yaml.safe_load(compose["configs"]["prometheus"]["content"])["scrape_configs"]
+    assert jobs == {scrape["job_name"] for scrape in scrapes} == {"payouts-worker", "payouts-lag-exporter"}
+    rules = "".join(file.read_text(encoding="utf-8") for file in (CHART / "files/rules").glob("*.yaml"))
+    assert set(re.findall(r'\bjob="([^"]+)"', rules)) <= jobs
 
 
 @pytest.mark.parametrize("name", ["default", "split-agents", "external-secrets", "everything"])

@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/failures.md",
     "docs/requirements.md",
     "bench/README.md",
+    "helm/payout-streams/README.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
