@@ -14,6 +14,7 @@ import yaml
 from typer.main import get_command
 
 from helm.generate import CHART
+from ops.environment import DATABASE, KAFKA, settings_for
 from ops.lag import EXPORT_PORT
 from ops.main import app
 from ops.worker import VISA_AGENTS, check_start, parse_agents
@@ -324,16 +325,41 @@ def test_a_worker_may_start_with_what_the_chart_gives_it(
     """
     for deployment in chart_of[name].workers():
         pod = deployment["spec"]["template"]["spec"]
-        (container,) = pod["containers"]
-        mounts = tmp_path / deployment["metadata"]["name"]
-        _mount(pod, mounts)
-        for variable in {name.upper() for name in Settings.model_fields} | {"PAYOUTS_SETTINGS_FILE"}:
-            monkeypatch.delenv(variable, raising=False)
-        for variable, value in environment(container).items():
-            monkeypatch.setenv(variable, value.replace("/etc/payouts", str(mounts)))
-        monkeypatch.setattr(settings_module, "open_to_others", lambda mode, *_: open_to_others(mode, 0, 10001))
+        _enter(pod, tmp_path / deployment["metadata"]["name"], monkeypatch)
         check_start(load_settings(), _agents(deployment))
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ["external-secrets", "everything"])
+def test_a_job_may_connect_with_what_the_chart_gives_it(
+    chart_of: Mapping[str, Rendered], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, for what each command connects to; none of them has more than it needs."""
+    connections = {
+        "job-migrate": DATABASE,
+        "job-roles": DATABASE,
+        "job-schemas": "SCHEMA_REGISTRY_URL",
+        "lag-exporter": KAFKA,
+    }
+    checked = set()
+    for owner, pod in chart_of[name].pods():
+        if component(owner) in connections:
+            _enter(pod, tmp_path / owner["metadata"]["name"], monkeypatch)
+            assert settings_for(connections[component(owner)]).production
+            monkeypatch.undo()
+            checked.add(component(owner))
+    assert checked >= {"job-migrate", "job-roles", "lag-exporter"}
+
+
+def _enter(pod: Manifest, mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in the container: its files, its variables and nobody else's."""
+    (container,) = pod["containers"]
+    _mount(pod, mounts)
+    for variable in {name.upper() for name in Settings.model_fields} | {"PAYOUTS_SETTINGS_FILE"}:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment(container).items():
+        monkeypatch.setenv(variable, value.replace("/etc/payouts", str(mounts)))
+    monkeypatch.setattr(settings_module, "open_to_others", lambda mode, *_: open_to_others(mode, 0, 10001))
 
 
 def _mount(pod: Manifest, directory: Path) -> None:
