@@ -17,18 +17,23 @@ from processors.payout.events import (
     Event,
     Inquired,
     InquiryVerdict,
+    Rejected,
+    Screened,
+    ScreeningVerdict,
     Unbuildable,
+    Validated,
 )
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
-from processors.payout.step import MakeCall, Nothing, RunStage, Step
+from processors.payout.step import MakeCall, Nothing, RunStage, Stage, Step
 from streams.announcer import Announcer
 from streams.clock import Clock, utc_now
 from streams.gate import pauses
 from streams.metrics import Metrics
 from streams.preflight import PreflightOpen, Question
 from streams.stages import OpenRequest, StageRunner
+from streams.tracing import current_span, open_span
 from streams.visa_calls import CallNotBuildable, VisaCalls
 
 log = logging.getLogger(__name__)
@@ -158,13 +163,19 @@ class Driver:
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
             case RunStage(stage=stage) if Work(stage.value) in work:
-                return await self.apply(row, await self._stages.run(stage, row, opened)), True
+                return await self.apply(row, await self._run(stage, row, opened)), True
             case Step() as step if kind in work:
                 return await self._commit(row, step) or await self._again(row.payout_id), True
             case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:
                 return await self._call(self._calls, row, call, first=first, patient=patient)
             case _:
                 return row, False
+
+    async def _run(self, stage: Stage, row: PayoutRow, opened: OpenRequest | None) -> Event:
+        with open_span(stage.value.lower()) as span:
+            event = await self._stages.run(stage, row, opened)
+            span.set(_said_by_stage(event))
+            return event
 
     async def _call(
         self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False, patient: bool = False
@@ -288,6 +299,7 @@ class Driver:
         self._moved(committed, step)
         if committed.held and (not row.held or committed.hold_reason != row.hold_reason):
             # Also when it was held already: an approval after an unpaid end pages whoever else holds the row (L2).
+            current_span().event("payout held for a person", {"payout.hold_reason": committed.hold_reason})
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
@@ -305,6 +317,15 @@ class Driver:
         if len(self._own_commits) > OWN_COMMITS_MAX:
             self._own_commits.pop(next(iter(self._own_commits)))
         self._metrics.transitions.labels(step.transition).inc()
+        current_span().event(
+            "payout moved",
+            {
+                "payout.transition": step.transition,
+                "payout.state": row.state.value,
+                "payout.compensation": row.compensation.value,
+                "payout.version": row.version,
+            },
+        )
         log.info(
             "payout moved",
             extra={
@@ -322,3 +343,21 @@ class Driver:
         if row is None:
             raise LedgerUnavailable("a row that existed cannot be read: is this the same database?")
         return row
+
+
+def _said_by_stage(event: Event) -> dict[str, str | int | bool | None]:
+    """What a stage's span says of its decision: codes and versions, nobody's name."""
+    match event:
+        case Validated():
+            return {"payout.policy_version": event.policy_version}
+        case Rejected():
+            return {"payout.policy_version": event.policy_version, "payout.reason_code": event.reason_code}
+        case Screened():
+            return {
+                "payout.policy_version": event.policy_version,
+                "visa.compliance.allowed": event.verdict is ScreeningVerdict.CLEARED,
+                "visa.compliance.reason": event.reason_code,
+                "visa.compliance.list_version": event.list_version,
+            }
+        case _:
+            return {}

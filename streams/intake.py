@@ -9,6 +9,7 @@ from processors.content import ContentDigest, same_content
 from processors.payout.row import FundingKind, PayoutRow
 from processors.payout.schedule import Schedule
 from processors.payout.step import after
+from processors.payout.trace import root_context
 from processors.validation.clear_text import storable
 from processors.validation.funding import funding_facts
 from processors.validation.opened import OpenedRequest
@@ -17,6 +18,7 @@ from schemas.card_numbers import looks_like_card_number
 from schemas.codec import Undecodable
 from schemas.headers import event_id, header_text
 from schemas.sender_reference import sender_reference
+from schemas.trace_context import header_context
 from streams.clock import Clock
 from streams.dead_letters import FIRST_TAKEN_HEADER, DeadLetters, time_of
 from streams.driver import Drives, Work
@@ -24,6 +26,7 @@ from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Record
 from streams.request_reader import RequestReader
+from streams.tracing import current_span
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +85,13 @@ class Intake:
         if isinstance(result, Existing):
             await self._known(record, request, opened, result.row)
             return
+        current_span().belongs_to(result.row, made_row=True)
         await self._driver.drive(result.row, {Work.VALIDATE}, (request, opened))
 
     async def _known(self, record: Record, request: PayoutRequest, opened: OpenedRequest, row: PayoutRow) -> None:
-        if _same_source(record, row):
+        made_row = _same_source(record, row)
+        current_span().belongs_to(row, made_row=made_row)
+        if made_row:
             await self._driver.drive(row, {Work.VALIDATE})
             return
         stored = ContentDigest(row.content_key_version, row.bytes_hmac, row.content_hmac)
@@ -99,6 +105,7 @@ class Intake:
         """P5: the same request again gets the same answer again."""
         await self._remember(record, Disposition.REPEAT, row.payout_id, "SAME_CONTENT")
         self._metrics.repeats.inc()
+        current_span().event("idempotency.hit", {"payout.state": row.state.value})
         await self._driver.answer_again(await self._driver.drive(row, {Work.VALIDATE}))
 
     async def _refuse(self, record: Record, row: PayoutRow) -> None:
@@ -124,7 +131,9 @@ class Intake:
             identifier=event_id("RequestRefused", record.source, 0),
             at=record.timestamp,
             correlation_id=row.correlation_id,
+            root=root_context(row),
         )
+        current_span().fail(reason_code)
         self._metrics.refusals.inc()
         log.error(
             "request refused: its payout_id belongs to other content",
@@ -138,6 +147,7 @@ class Intake:
 
     def _row(self, record: Record, request: PayoutRequest, opened: OpenedRequest, digest: ContentDigest) -> PayoutRow:
         facts = funding_facts(request, opened)
+        context = header_context(record.headers)
         now = self._clock()
         return PayoutRow(
             payout_id=request.payout_id,
@@ -167,6 +177,7 @@ class Intake:
             content_hmac=digest.content_hmac,
             sealed_request=self._reader.seal(record.value or b"", request.payout_id),
             destination_kind=request.destination.kind,
+            traceparent=None if context is None else context.traceparent,
             state_at=now,
             held=self._held_for is not None,
             hold_reason=self._held_for,

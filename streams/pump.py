@@ -19,6 +19,7 @@ from streams.ack_window import AckWindow, OffsetOutOfOrder
 from streams.gate import Gate, pauses
 from streams.holes import Judge, Slot
 from streams.metrics import Metrics
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Pump:
         went_back: Callable[[Slot], None],
         judge: Judge,
         on_loss: Callable[[str], None],
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8).
 
@@ -86,6 +88,7 @@ class Pump:
         self._went_back = went_back
         self._judge = judge
         self._on_loss = on_loss
+        self._tracing = tracing
         self._judgements: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(in_flight_max)
         self._windows: dict[Slot, tuple[int | None, AckWindow[Any]]] = {}
@@ -259,14 +262,16 @@ class Pump:
         self._room.set()
 
     async def _handle(self, record: Record) -> None:
-        try:
-            await self._handler(record)
-        except Exception as error:
-            if self._away(error) is not None:
-                raise
-            log.exception("handler failed", extra={"agent": self.name, "source": record.source})
-            self._metrics.handler_bugs.labels(self.name).inc()
-            await self._set_aside(record, error)
+        with self._tracing.hop(record) as hop:
+            try:
+                await self._handler(record)
+            except Exception as error:
+                hop.fail(type(error).__name__)
+                if self._away(error) is not None:
+                    raise
+                log.exception("handler failed", extra={"agent": self.name, "source": record.source})
+                self._metrics.handler_bugs.labels(self.name).inc()
+                await self._set_aside(record, error)
 
     async def _set_aside(self, record: Record, error: Exception) -> None:
         """Until it is done: a record without an end would freeze its partition's offsets, silently."""
