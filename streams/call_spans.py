@@ -9,7 +9,7 @@ from processors.payout.row import PayoutRow
 from processors.payout.trace import attempt_span_id, root_context
 from processors.visa.requests import VisaRequest
 from schemas.trace_context import TraceContext
-from streams.tracing import Kind, Span, Value, current_span, open_span
+from streams.tracing import NO_SPAN, Kind, Span, Value, current_span, open_span
 
 FAILED_KINDS: Final = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.REFUSED, OutcomeKind.OPERATOR})
 """What a call's span calls an error. That Visa declines a payout, or has no row of it, is an answer and none."""
@@ -30,7 +30,7 @@ def call_span(row: PayoutRow, call: CallKind, request: VisaRequest, request_id: 
     it is about without anybody having kept it.
     """
     if current_span().context is None:
-        return current_span()
+        return NO_SPAN
     attempt = row.compensation_attempts if call in COMPENSATION_CALLS else row.attempts
     said = {"payout.attempt": attempt, **_of_request(request, request_id)}
     if call in MONEY_MOVING_CALLS:

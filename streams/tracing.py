@@ -13,7 +13,7 @@ and must not wait. Names, attributes and events are a contract: docs/telemetry.m
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -203,7 +203,7 @@ class _Open(Span):
     """A span that is recorded when it ends."""
 
     __slots__ = (
-        "_attributes", "_begun", "_error", "_events", "_kind", "_links", "_name", "_parent", "_record", "_token",
+        "_around", "_attributes", "_begun", "_error", "_events", "_kind", "_links", "_name", "_parent", "_record",
         "_tracing", "context",
     )  # fmt: skip
 
@@ -229,18 +229,18 @@ class _Open(Span):
         self._links = list(links)
         self._events: list[SpanEvent] = []
         self._error: str | None = None
-        self._token: Token[Span] | None = None
+        self._around: Span = NO_SPAN
         self._begun = tracing.nanoseconds()
 
     def __enter__(self) -> Self:
-        self._token = _current.set(self)
+        self._around = _current.get()
+        _current.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            _current.reset(self._token)
+        _current.set(self._around)  # a token would do the same, and could raise
         if error is not None:
             self.fail(type(error).__name__)
         self._end()

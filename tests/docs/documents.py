@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/rules.md",
     "docs/failures.md",
     "docs/requirements.md",
+    "docs/telemetry.md",
     "bench/README.md",
 )
 
