@@ -2,7 +2,7 @@
 
 What a line shows beside its message are the names of `LOGGED_NAMES` and no others: `extra=` with another name is
 dropped and counted. Messages, values and the texts of exceptions are masked by pattern (`processors.pii.redaction`,
-through which spans will go as well). An exception that nobody caught goes the same way, in every thread.
+through which spans go as well). An exception that nobody caught goes the same way, in every thread.
 """
 
 import copy
