@@ -20,16 +20,17 @@ from opentelemetry.trace import StatusCode
 from processors.payout.trace import attempt_span_id, event_span_id
 from processors.pii.find import find
 from processors.pii.hits import Kind as PiiKind
+from processors.pii.redaction import NAME_NOT_ALLOWED
 from processors.visa.identity import Operation
 from schemas.headers import header_text
 from schemas.trace_context import derived_trace_id
 from streams import opentelemetry_spans
-from streams.logs import JsonFormatter
+from streams.logs import WITHHELD, JsonFormatter
 from streams.metrics import Metrics
 from streams.opentelemetry_spans import BoundedExport, SpanRecorder, close_recorder
 from streams.settings import Profile, Settings
 from streams.telemetry import ATTRIBUTES, ERROR_TYPE, EVENTS
-from streams.tracing import FinishedSpan, Tracing, open_span
+from streams.tracing import NO_SPAN, FinishedSpan, Tracing, current_span, open_span
 from tests.unit.streams.span_trees import (
     Spans,
     Tree,
@@ -242,10 +243,12 @@ async def test_p5_a_repeat_is_a_hop_of_the_same_tree_that_points_to_its_sender(w
     value = await world.codec.encode("PayoutRequest", request)
     world.broker.put(REQUESTS, NAME.encode(), value, WITH_PARENT)
     await world.settle()
-    world.broker.put(REQUESTS, NAME.encode(), value, [("traceparent", OTHER.encode())])
-    await world.settle()
+    for parent in (OTHER, PARENT):
+        world.broker.put(REQUESTS, NAME.encode(), value, [("traceparent", parent.encode())])
+        await world.settle()
     spans.tree(parent=CALLER)
-    first, repeat = spans.named("process payout_requests")
+    first, repeat, same_sender = spans.named("process payout_requests")
+    assert links(same_sender) == [CALLER]
     assert repeat.parent is not None
     assert f"{repeat.parent.span_id:016x}" == span_id(first)
     assert links(repeat) == [CALLER[::-1]]
@@ -293,6 +296,7 @@ async def test_a_payout_is_recorded_whole_or_not_at_all(world: World) -> None:
     for record in world.broker.topics["payout_results"]:
         parent = header_text(record.headers, "traceparent") or ""
         assert parent.endswith("-01") is (parent[3:35] in by_trace)
+    assert current_span() is NO_SPAN, "nothing stays open"
 
 
 async def test_off_means_the_same_context_in_every_event_and_no_span(world: World) -> None:
@@ -401,8 +405,9 @@ async def _reviewed(world: World, name: str) -> None:
 
 @pytest.fixture
 async def every_life(world: World) -> Spans:
-    spans = record_spans(world)
+    spans, withheld = record_spans(world), WITHHELD[NAME_NOT_ALLOWED]
     await lives(world)
+    assert WITHHELD[NAME_NOT_ALLOWED] == withheld, "an attribute that is not published was said, and dropped"
     return spans
 
 
