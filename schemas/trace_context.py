@@ -16,12 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.card_numbers import looks_like_card_number
+from schemas.card_numbers import DIGITS_MIN, looks_like_card_number
 
 TRACEPARENT_HEADER: Final = "traceparent"
 TRACEPARENT_CHARACTERS: Final = 55
 SAMPLED: Final = 1
 _FORM: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_LONG_RUN: Final = re.compile(f"[0-9]{{{DIGITS_MIN},}}")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _RATIO_STEPS: Final = 2**64
 # Fixed for ever: a payout must stay in its trace when the program is updated.
@@ -64,7 +65,7 @@ def header_context(headers: Iterable[tuple[str, bytes | str | None]] | None) -> 
 
 def spells_card_number(hexadecimal: str) -> bool:
     """Whether an id is, or has between its letters or after zeros, a card number in clear."""
-    runs = re.findall("[0-9]+", hexadecimal)
+    runs = _LONG_RUN.findall(hexadecimal)
     return any(looks_like_card_number(form) for run in runs for form in (run, run.lstrip("0")))
 
 
