@@ -262,16 +262,19 @@ class Pump:
         self._room.set()
 
     async def _handle(self, record: Record) -> None:
-        with self._tracing.hop(record) as hop:
-            try:
-                await self._handler(record)
-            except Exception as error:
-                hop.fail(type(error).__name__)
-                if self._away(error) is not None:
-                    raise
-                log.exception("handler failed", extra={"agent": self.name, "source": record.source})
-                self._metrics.handler_bugs.labels(self.name).inc()
-                await self._set_aside(record, error)
+        """One try, with its span: what is away ends the try, and the span, badly."""
+        with self._tracing.hop(record):
+            await self._try(record)
+
+    async def _try(self, record: Record) -> None:
+        try:
+            await self._handler(record)
+        except Exception as error:
+            if self._away(error) is not None:
+                raise
+            log.exception("handler failed", extra={"agent": self.name, "source": record.source})
+            self._metrics.handler_bugs.labels(self.name).inc()
+            await self._set_aside(record, error)
 
     async def _set_aside(self, record: Record, error: Exception) -> None:
         """Until it is done: a record without an end would freeze its partition's offsets, silently."""
