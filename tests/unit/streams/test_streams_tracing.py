@@ -221,6 +221,25 @@ async def test_k2_a_kill_between_effect_and_answer_leaves_one_tree_and_the_same_
     spans.tree()
 
 
+async def test_k2_what_the_sweeper_announces_hangs_on_the_root(world: World) -> None:
+    """No record is at hand, only the row: a publish that was lost with its worker is made good in the same trace."""
+    spans = record_spans(world)
+    await world.ask(NAME, headers=WITH_PARENT)
+    world.boundary.fail_once("publish.payout_results:before", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        await world.settle()
+    world.next_offset["payout_cleared"] += 1  # nobody delivers it again
+    world.worker = world.start_worker()
+    await world.settle()
+    lost, sent = spans.named("send payout_results")
+    (root,) = spans.named("process payout_requests")
+    assert sent.parent is not None
+    assert (f"{sent.parent.span_id:016x}", span_id(sent)) == (span_id(root), span_id(lost))
+    assert (lost.status.description, sent.status.status_code) == ("KeyboardInterrupt", StatusCode.UNSET)
+    assert headers_of(world, "payout_results") == [f"00-{TRACE}-{span_id(sent)}-01"]
+    spans.tree(parent=CALLER)
+
+
 async def test_k2_k3_what_is_published_again_is_the_same_with_its_context(world: World) -> None:
     """A function of the row: a redelivered request, with the marks lost, publishes the same headers again."""
     spans = record_spans(world)
