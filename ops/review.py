@@ -37,6 +37,7 @@ from processors.payout.review import BARS_FROM_DECIDING
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.state_machine import apply
 from processors.payout.step import Nothing
+from processors.payout.trace import root_context
 from processors.validation.policy import PolicyInvalid
 from schemas.headers import event_headers, event_id, event_type
 from schemas.payout_id import is_payout_id
@@ -373,7 +374,12 @@ def _publish(settings: Settings, row: PayoutRow, record: Mapping[str, Any], iden
     with codec_for(settings) as codec:
         value = codec.encode(SCHEMA, record)
     headers = event_headers(
-        event_type(SCHEMA), EVENT_SOURCE, record["decided_at"], row.correlation_id, event_id=identifier
+        event_type(SCHEMA),
+        EVENT_SOURCE,
+        record["decided_at"],
+        row.correlation_id,
+        root_context(row).traceparent,
+        event_id=identifier,
     )
     send_one(settings, topic, row.payout_id, value, headers)
 

@@ -63,6 +63,7 @@ from streams.settings import AGENT_NAMES, Settings, SettingsInvalid, load_settin
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.topic_ids import TopicIds
+from streams.tracing import NO_TRACING, Tracing
 from streams.visa_calls import VisaCalls
 from streams.visa_client import ClientSource
 from streams.visa_jwks import jwks_keys
@@ -149,6 +150,8 @@ class WorkerRuntime:
             credential_per_second=settings.visa_rate_limit_per_second,
             originator_per_second=settings.visa_originator_rate_limit_per_second,
         )
+        self._closers: list[Any] = []
+        self.tracing = self._open_tracing()
         self.app: PayoutsApp = create_app(settings, name)
         self.app.on_lost = self._forget
         self.app.on_sender_ended = _end_without_sender
@@ -173,7 +176,6 @@ class WorkerRuntime:
         self._visa_keeper: VisaKeeper | None = None
         self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
-        self._closers: list[Any] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
         self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), settings.standstill_seconds)
         self._backlog = Backlog(
@@ -183,6 +185,16 @@ class WorkerRuntime:
         )
         self._closers += [self._judge.close, self._backlog.close]
         self._add_agents()
+
+    def _open_tracing(self) -> Tracing:
+        """OpenTelemetry is imported only by who wants it; closed last, so that the last spans go, too."""
+        if self.settings.payouts_tracing == "off":
+            return NO_TRACING
+        from streams.opentelemetry_spans import close_recorder, open_tracing
+
+        tracing, recorder = open_tracing(self.settings, self.name, self.metrics)
+        self._closers.append(lambda: close_recorder(recorder))
+        return tracing
 
     def _add_agents(self) -> None:
         """One Faust agent a topic, each a thin shell around a pump."""
@@ -204,6 +216,7 @@ class WorkerRuntime:
             went_back=self.app.offsets.went_back,
             judge=self._judge,
             on_loss=_end_after_loss,
+            tracing=self.tracing,
         )
         self._pumps[topic] = pump
         name = topic_name(topic, self.settings.payouts_topic_prefix)
@@ -244,6 +257,7 @@ class WorkerRuntime:
             on_unconfirmed=_end_process,
             metrics=self.metrics,
             request_ids=settings.request_ids,
+            tracing=self.tracing,
         )
         announcer = Announcer(ledger, publisher)
         self._closers.append(announcer.mark_now)

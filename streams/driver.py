@@ -19,7 +19,11 @@ from processors.payout.events import (
     Event,
     Inquired,
     InquiryVerdict,
+    Rejected,
+    Screened,
+    ScreeningVerdict,
     Unbuildable,
+    Validated,
 )
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
@@ -32,6 +36,7 @@ from streams.metrics import Metrics
 from streams.payout_counts import count_step
 from streams.preflight import PreflightOpen, Question
 from streams.stages import OpenRequest, StageRunner
+from streams.tracing import current_span, open_span
 from streams.visa_calls import CallNotBuildable, VisaCalls
 
 log = logging.getLogger(__name__)
@@ -175,12 +180,17 @@ class Driver:
 
     async def _run(self, stage: Stage, row: PayoutRow, opened: OpenRequest | None) -> PayoutRow:
         with self._metrics.staged(STAGE_NAMES[stage]):
+            return await self.apply(row, await self._decided(stage, row, opened))
+
+    async def _decided(self, stage: Stage, row: PayoutRow, opened: OpenRequest | None) -> Event:
+        with open_span(stage.value.lower()) as span:
             try:
                 event = await self._stages.run(stage, row, opened)
             except ComplianceUnavailable:
                 self._metrics.screening_unavailable.inc()
                 raise
-            return await self.apply(row, event)
+            span.set(_said_by_stage(event))
+            return event
 
     async def _call(
         self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False, patient: bool = False
@@ -308,6 +318,7 @@ class Driver:
         self._moved(row, committed, step)
         if committed.held and (not row.held or committed.hold_reason != row.hold_reason):
             # Also when it was held already: an approval after an unpaid end pages whoever else holds the row (L2).
+            current_span().event("payout held for a person", {"payout.hold_reason": committed.hold_reason})
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
@@ -326,6 +337,15 @@ class Driver:
             self._own_commits.pop(next(iter(self._own_commits)))
         self._metrics.transitions.labels(step.transition).inc()
         count_step(self._metrics, before, row, step)
+        current_span().event(
+            "payout moved",
+            {
+                "payout.transition": step.transition,
+                "payout.state": row.state.value,
+                "payout.compensation": row.compensation.value,
+                "payout.version": row.version,
+            },
+        )
         log.info(
             "payout moved",
             extra={
@@ -349,3 +369,21 @@ def _stage_of(call: CallKind) -> str:
     if call in COMPENSATION_CALLS:
         return "compensation"
     return "submission" if call in SUBMISSIONS else "query"
+
+
+def _said_by_stage(event: Event) -> dict[str, str | int | bool | None]:
+    """What a stage's span says of its decision: codes and versions, nobody's name."""
+    match event:
+        case Validated():
+            return {"payout.policy_version": event.policy_version}
+        case Rejected():
+            return {"payout.policy_version": event.policy_version, "payout.reason_code": event.reason_code}
+        case Screened():
+            return {
+                "payout.policy_version": event.policy_version,
+                "visa.compliance.allowed": event.verdict is ScreeningVerdict.CLEARED,
+                "visa.compliance.reason": event.reason_code,
+                "visa.compliance.list_version": event.list_version,
+            }
+        case _:
+            return {}

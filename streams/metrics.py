@@ -237,6 +237,12 @@ class Metrics:
         self.jwe_decrypt_failures = Counter(
             "jwe_decrypt_fail", "Answers of Visa that none of our keys opens.", registry=registry
         )
+        self.tracing_failures = Counter(
+            "payouts_tracing_failures",
+            "Spans that nobody will see: not taken by the collector (export), no room (dropped), not made (span).",
+            ["what"],
+            registry=registry,
+        )
         self.in_work = Gauge("payouts_events_in_progress", "Events in work.", ["agent"], registry=registry)
         self.last_progress = Gauge(
             "payouts_last_progress_timestamp_seconds", "When a record last reached its end.", registry=registry

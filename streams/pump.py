@@ -19,6 +19,7 @@ from streams.ack_window import AckWindow, OffsetOutOfOrder
 from streams.gate import Gate, pauses
 from streams.holes import Judge, Slot
 from streams.metrics import Metrics
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Pump:
         went_back: Callable[[Slot], None],
         judge: Judge,
         on_loss: Callable[[str], None],
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8).
 
@@ -86,6 +88,7 @@ class Pump:
         self._went_back = went_back
         self._judge = judge
         self._on_loss = on_loss
+        self._tracing = tracing
         self._judgements: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(in_flight_max)
         self._windows: dict[Slot, tuple[int | None, AckWindow[Any]]] = {}
@@ -259,6 +262,11 @@ class Pump:
         self._room.set()
 
     async def _handle(self, record: Record) -> None:
+        """One try, with its span: what is away ends the try, and the span, badly."""
+        with self._tracing.hop(record):
+            await self._try(record)
+
+    async def _try(self, record: Record) -> None:
         try:
             await self._handler(record)
         except Exception as error:

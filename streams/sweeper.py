@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from ledger.interface import DueRow, Ledger, LedgerError
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
+from processors.payout.trace import root_of
 from schemas.codec import RegistryUnavailable
 from schemas.headers import event_id
 from streams.announcer import Announcer
@@ -159,5 +160,6 @@ class Sweeper:
             identifier=event_id("PayoutRetry", f"{row.payout_id}/{now.isoformat()}", row.version),
             at=now,
             correlation_id=row.correlation_id,
+            root=root_of(row.payout_id, row.traceparent),
         )
         self._metrics.swept.labels("driven").inc()

@@ -41,6 +41,7 @@ from processors.visa.requests import (
     transaction_query,
 )
 from streams import visa_errors
+from streams.call_spans import call_span, say_outcome
 from streams.clock import Clock
 from streams.keys import Keys
 from streams.metrics import Metrics
@@ -233,9 +234,12 @@ class VisaCalls:
         begun = time.monotonic()
         request_id = self._request_ids.of(row)
         permit.place.used = True
-        with self._metrics.calls_in_flight.track_inprogress():
-            exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
-        outcome = _judge(row, call, prepared, exchange)
+        with call_span(row, call, prepared.request, request_id) as span:
+            with self._metrics.calls_in_flight.track_inprogress():
+                exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
+            outcome = _judge(row, call, prepared, exchange)
+            named = visa_errors.named(self._metrics, row, outcome)
+            say_outcome(span, outcome, named)
         self.rate.learn(outcome)
         count_exchange(self._metrics, call.value, exchange, time.monotonic() - begun)
         count_outcome(self._metrics, call, outcome)
@@ -252,7 +256,7 @@ class VisaCalls:
                 "reason_code": outcome.reason_code,
                 "http_status": outcome.http_status,
                 "visa_correlation_id": outcome.visa_correlation_id,
-                **visa_errors.named(self._metrics, row, outcome),
+                **named,
             },
         )
         return permit.lane.conclude(permit.turn, outcome)

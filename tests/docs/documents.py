@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/failures.md",
     "docs/requirements.md",
     "docs/metrics.md",
+    "docs/telemetry.md",
     "bench/README.md",
     "helm/payout-streams/README.md",
 )

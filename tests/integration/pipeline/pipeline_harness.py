@@ -279,6 +279,11 @@ class Pipeline:
         assert self._producer.flush(20) == 0
         return placed[0]
 
+    def produce_with_headers(self, topic: str, value: bytes, key: bytes, headers: Mapping[str, str]) -> None:
+        """The same, with headers."""
+        self._producer.produce(topic_name(topic, self.prefix), value, key, headers=dict(headers))
+        assert self._producer.flush(20) == 0
+
     def send(self, request: Mapping[str, Any], partition: int = -1) -> tuple[int, int]:
         """Produce a request as an originator does."""
         value = self.encode("PayoutRequest", request)
