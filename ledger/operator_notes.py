@@ -7,6 +7,8 @@ from typing import Any, Final
 from ledger.restoring import opened
 
 SMOKE_BEGUN: Final = "smoke_begun"
+INTAKE_DRIVE_BEGUN: Final = "intake_drive_begun"
+INTAKE_DRIVEN: Final = "intake_driven"
 NOTE: Final = """
 INSERT INTO history (actor, transition, from_state, to_state, detail) VALUES ($1, $2, NULL, $3, $4::jsonb)
 """

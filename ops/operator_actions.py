@@ -86,6 +86,12 @@ def said(text: str, option: str) -> str:
     return checked
 
 
+def confirmed(question: str, operator: str, *, yes: bool) -> None:
+    """Asked for and agreed to. Raises CommandFailed where it is not."""
+    if not yes and not typer.confirm(f"{question}, as {operator}?", err=True):
+        raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
+
+
 def checked_ids(payout_ids: Sequence[str]) -> list[str]:
     """The ids, each once, in their order. Raises CommandFailed (usage)."""
     ids = list(dict.fromkeys(payout_ids))
@@ -113,8 +119,7 @@ def perform(action: Action, payout_ids: Sequence[str], wanted: Answers) -> list[
     if wanted.dry_run or not to_do:
         results = [Result(plan, plan.ended, plan.why, plan.row) for plan in plans]
     else:
-        if not wanted.yes and not typer.confirm(f"Do it ({action.name}, as {action.operator})?", err=True):
-            raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
+        confirmed(f"Do it: {action.name}", action.operator, yes=wanted.yes)
         results = run(_carried_out(settings, action, plans, wanted.wait_seconds))
     _tell(action, results, wanted)
     if (code := exit_code(results)) is not ExitCode.OK:
