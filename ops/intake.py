@@ -194,9 +194,11 @@ async def _verify(settings: Settings, ranges: Sequence[Range], wanted: Drive | N
     records = KafkaRecords(confluent_config(settings), settings.group)
     try:
         async with connected_ledger(settings) as ledger:
+            missing: Missing
+            left: Container[InboundPosition]
             if wanted is None:
                 missing = await _look(ledger, codec, records, settings, ranges)
-                left: Container[InboundPosition] = {position for position, _ in missing}
+                left = {position for position, _ in missing}
             else:
                 missing, left = await _driven_in(settings, ledger, codec, records, ranges, wanted)
             return [_row(position, at, "missing" if position in left else "driven in") for position, at in missing]
@@ -290,6 +292,7 @@ async def _driven_in(
     """
     url = settings.database_url.get_secret_value()
     reader = Reader(settings, codec, records)
+    missing: Missing
     async with offset_actions(url) as actions:
         with Tally() as tally:
 

@@ -15,6 +15,7 @@ from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
 from ops.findings import Finding, Status
 from ops.ledger_queries import reading, server_version
+from ops.operator_actions import DryRunOption, OperatorOption, OptionalReasonOption, who_or_what, why_if_given
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.stuck import age_text
@@ -66,18 +67,34 @@ adopt.register(app)
     "migrate",
     epilog=ending(
         "payouts ledger migrate",
-        "payouts ledger migrate --output json",
+        "payouts ledger migrate --dry-run",
+        'payouts ledger migrate --operator release-1.4 --reason "OPS-31: before the workers of 1.4" --output json',
         codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
-def migrate_(output: OutputOption = Output.TABLE) -> None:
-    """Bring the schema forward, on a live system. Does nothing when nothing is pending; safe to run at any time."""
-    from ledger.migrate import migrate
+def migrate_(
+    reason: OptionalReasonOption = None,
+    operator: OperatorOption = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring the schema forward, on a live system. Does nothing when nothing is pending; safe to run at any time.
 
-    settings = settings_for(DATABASE)
-    result = run(migrate(settings.database_url.get_secret_value()))
+    It moves no money, and workers go on meanwhile. Who applied which revisions is in the ledger's history. There is no
+    undo: a release runs on the tables of the next one, so the old image is the way back.
+    """
+    from ledger.migrate import migrate, migration_status
+
+    name, why = who_or_what(operator), why_if_given(reason)
+    url = settings_for(DATABASE).database_url.get_secret_value()
+    if dry_run:
+        now = run(migration_status(url))
+        emit_object({"before": now.current, "after": now.current, "applied": [], "pending": list(now.pending)}, output)
+        message(f"{len(now.pending)} revision(s) would be applied. Nothing was changed (--dry-run).")
+        return
+    result = run(migrate(url, operator=name, detail=why))
     emit_object({"before": result.before, "after": result.after, "applied": list(result.applied)}, output)
-    message("Nothing was pending." if not result.applied else f"{len(result.applied)} revision(s) applied.")
+    message("Nothing was pending." if not result.applied else f"{len(result.applied)} revision(s) applied, by {name}.")
 
 
 @app.command(

@@ -45,6 +45,14 @@ ORDER BY state_at, payout_id
 LIMIT $1
 """
 
+# What a call to Visa is next for, or under way: held ones wait for people.
+WAITING_FOR_VISA: Final = """
+SELECT currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor FROM payouts
+WHERE NOT held AND (state IN ('CLEARED', 'SUBMITTING', 'PENDING', 'UNKNOWN')
+    OR compensation IN ('REQUIRED', 'RUNNING', 'UNKNOWN') AND compensation_executor = 'PROCESSOR')
+GROUP BY currency ORDER BY currency
+"""
+
 INTAKE: Final = """
 SELECT topic, partition_number AS partition, record_offset AS "offset", disposition, reason_code, recorded_at
 FROM intake WHERE payout_id = $1
@@ -95,6 +103,12 @@ async def open_cases(database_url: str, limit: int) -> Sequence[Mapping[str, Any
     """Payouts that wait for a reviewer, oldest first; at most `limit` of them."""
     async with reading(database_url) as connection:
         return [dict(record) for record in await connection.fetch(OPEN_CASES, limit)]
+
+
+async def waiting_for_visa(database_url: str) -> list[dict[str, Any]]:
+    """Payouts and money for each currency that wait for a call to Visa, or for its answer."""
+    async with reading(database_url) as connection:
+        return [dict(record) for record in await connection.fetch(WAITING_FOR_VISA)]
 
 
 async def intake_of(database_url: str, payout_id: str) -> Sequence[Mapping[str, Any]]:

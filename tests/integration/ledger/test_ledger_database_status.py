@@ -97,14 +97,26 @@ async def test_lines_that_nobody_seals_are_a_finding(ledger_url: str) -> None:
 
 
 def test_a_standby_that_is_there_and_one_that_is_gone(own_postgres: PostgresServer) -> None:
-    """S4-36: before a failover somebody looks whether there is a synchronous standby to fail over to."""
+    """S4-36, P9: before a failover somebody looks whether there is a synchronous standby to fail over to. Its ledger is
+
+    migrated by the command, whose dry run changes nothing, and which is in the history.
+    """
     standby = PostgresStandby(own_postgres)
     try:
         standby.start()
         environment = {"DATABASE_URL": own_postgres.url, "PAYOUTS_PROFILE": "test", "SCHEMA_REGISTRY_URL": ""}
         environment["KAFKA_BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
         runner = CliRunner()
-        assert runner.invoke(app, ["ledger", "migrate"], env=environment).exit_code == 0
+        planned = runner.invoke(app, ["ledger", "migrate", "--dry-run", "--output", "json"], env=environment)
+        pending = json.loads(planned.stdout)["pending"]
+        assert len(pending) >= 8
+        migrated = ["ledger", "migrate", "--operator", "release-1.4", "--output", "json"]
+        done = runner.invoke(app, migrated, env=environment)
+        assert json.loads(done.stdout)["applied"] == pending, "a dry run applies nothing"
+        assert json.loads(runner.invoke(app, migrated, env=environment).stdout)["applied"] == []
+        tail = ["audit", "tail", "--action", "ledger_migrated", "--output", "json"]
+        (line,) = json.loads(runner.invoke(app, tail, env=environment).stdout)
+        assert (line["actor"], line["step"]) == ("release-1.4", pending[-1]), "once, by whom, and to which revision"
         well = runner.invoke(app, ["ledger", "status", "--output", "json"], env=environment)
         assert well.exit_code == 0, well.stderr
         (seen,) = json.loads(well.stdout)["database"]["standbys"]
