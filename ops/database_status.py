@@ -19,9 +19,6 @@ IDENTITY_NUMBER_MAX: Final = 899_999_999_999
 UNSEALED_COUNTED_MAX: Final = 10_000
 """Lines that wait to be sealed are counted up to here: beyond, the number says nothing more."""
 SESSIONS_SHOWN_MAX: Final = 20
-# From here on a table's estimate is worth something, and its bloat worth somebody's time.
-BLOAT_ROWS_MIN: Final = 10_000
-BLOAT_BYTES_MIN: Final = 64 * 1024 * 1024
 # PostgreSQL stops taking writes at 2.1 thousand million; autovacuum works against it from 0.2 on.
 TRANSACTION_AGE_MAX: Final = 1_000_000_000
 NUMBERS_USED_MAX: Final = 0.8
@@ -43,6 +40,9 @@ class Bounds:
     """What a replication slot may keep of the log: it fills the disk."""
     dead_share: float = 0.3
     bloat_share: float = 0.5
+    # From here on a table's estimate is worth something, and its bloat worth somebody's time.
+    bloat_rows_min: int = 10_000
+    bloat_bytes_min: int = 64 * 1024 * 1024
     database_bytes: int | None = None
     """Larger than this: the disk fills. PostgreSQL cannot say how large the disk is."""
     seal_seconds: float = 60.0
@@ -230,10 +230,10 @@ def _of_space(facts: Mapping[str, Any], bounds: Bounds) -> Iterator[Finding]:
         yield Finding("vacuum", Status.FAIL, "autovacuum or its counting is off", "set autovacuum and track_counts on")
     for table in facts["tables"]:
         rows = (table["live_rows"] or 0) + (table["dead_rows"] or 0)
-        if rows >= BLOAT_ROWS_MIN and table["dead_share"] > bounds.dead_share:
+        if rows >= bounds.bloat_rows_min and table["dead_share"] > bounds.dead_share:
             detail = f"{table['table']} has {table['dead_share']:.0%} dead rows"
             yield Finding("bloat", Status.FAIL, detail, "VACUUM (ANALYZE) it; is a transaction open that prevents it?")
-        elif (table["bloat_share"] or 0.0) > bounds.bloat_share and table["heap_bytes"] >= BLOAT_BYTES_MIN:
+        elif (table["bloat_share"] or 0.0) > bounds.bloat_share and table["heap_bytes"] >= bounds.bloat_bytes_min:
             detail = f"{table['table']} is about {table['bloat_share']:.0%} empty, of {bytes_text(table['heap_bytes'])}"
             yield Finding("bloat", Status.FAIL, detail, "pg_repack, or VACUUM FULL while all workers are stopped")
     for index in facts["indexes"]:

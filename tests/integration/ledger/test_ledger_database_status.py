@@ -27,6 +27,7 @@ pytestmark = pytest.mark.servers
 ROOT = Path(__file__).resolve().parents[3]
 TIMEOUTS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 NEEDLE = "needle-4000001234"
+ROWS = 50
 
 
 async def failures(url: str, bounds: Bounds) -> dict[str, str]:
@@ -65,24 +66,59 @@ async def test_a_long_statement_a_long_transaction_and_a_lock_are_found_without_
 
 
 async def test_sizes_bloat_and_vacuum_are_told_of_every_table(ledger_url: str) -> None:
-    """S3-25: an update of every row leaves as many dead ones; after a vacuum they are room, and after that they go."""
+    """S3-25: updates of every row leave dead ones; after a vacuum they are room, which only a rewrite gives back.
+
+    The measured shares are held to what lies in the table; each is a finding beyond its bound, and only there.
+    """
     async with await PostgresLedger.connect(ledger_url) as ledger:
-        await asyncio.gather(*(inserted(ledger, number) for number in range(50)))
+        await asyncio.gather(*(inserted(ledger, number) for number in range(ROWS)))
     connection = await asyncpg.connect(ledger_url)
-    await connection.execute("UPDATE payouts SET reason = repeat('x', 500); SELECT pg_stat_force_next_flush()")
+    await connection.execute("ALTER TABLE payouts SET (autovacuum_enabled = off)")
+    for _ in range(3):
+        await connection.execute("UPDATE payouts SET reason = repeat('x', 500)")
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    tight = Bounds(bloat_rows_min=0, bloat_bytes_min=0)
+    assert (await payouts_of(ledger_url))["dead_share"] > tight.dead_share
+    assert "% dead rows" in (await failures(ledger_url, tight))["bloat"]
+
+    await connection.execute("UPDATE payouts SET reason = NULL")
     await connection.execute("VACUUM (ANALYZE) payouts")
+    payouts = await payouts_of(ledger_url)
+    assert payouts["bloat_share"] == pytest.approx(await empty_share(connection), abs=0.2)
+    assert payouts["bloat_share"] > 0.5
+    sized = Bounds(bloat_bytes_min=0, dead_share=1.0)
+    assert f"payouts is about {payouts['bloat_share']:.0%} empty" in (await failures(ledger_url, sized))["bloat"]
+    assert "bloat" not in await failures(ledger_url, Bounds(bloat_bytes_min=0, dead_share=1.0, bloat_share=0.95))
+    assert "bloat" not in await failures(ledger_url, Bounds()), "too small to be worth anybody's time"
+    assert None not in (payouts["vacuumed_at"], payouts["analyzed_at"])
+    assert payouts["total_bytes"] >= payouts["heap_bytes"] + payouts["index_bytes"] > 0
+
+    await connection.execute("VACUUM (FULL, ANALYZE) payouts")
+    rewritten = await payouts_of(ledger_url)
+    assert rewritten["bloat_share"] == pytest.approx(await empty_share(connection), abs=0.2)
+    assert rewritten["bloat_share"] < tight.bloat_share
+    assert rewritten["heap_bytes"] < payouts["heap_bytes"] / 2
+    await connection.close()
     async with reading(ledger_url) as look:
         facts = await database_facts(look)
-    await connection.close()
-    tables = {table["table"]: table for table in facts["tables"]}
-    assert set(tables) >= {"payouts", "history", "seals", "receipts"}
-    payouts = tables["payouts"]
-    assert payouts["vacuumed_at"] is not None
-    assert payouts["analyzed_at"] is not None
-    assert 0.0 <= payouts["bloat_share"] <= 1.0
-    assert payouts["total_bytes"] >= payouts["heap_bytes"] + payouts["index_bytes"] > 0
-    assert facts["unsealed"] == 50
+    assert {table["table"] for table in facts["tables"]} >= {"payouts", "history", "seals", "receipts"}
+    assert facts["unsealed"] == ROWS
     assert facts["identity_numbers_issued"] == 0
+
+
+async def payouts_of(url: str) -> dict[str, Any]:
+    """What is told of the table of payouts."""
+    async with reading(url) as connection:
+        facts = await database_facts(connection)
+    return {table["table"]: table for table in facts["tables"]}["payouts"]
+
+
+async def empty_share(connection: Any) -> float:
+    """The truth of it: all but what the rows take, with headers and the room that is left on purpose, of the heap."""
+    used, heap = await connection.fetchrow(
+        "SELECT sum(pg_column_size(p.*) + 28)::float8 / 0.7, pg_relation_size('payouts') FROM payouts AS p"
+    )
+    return float(1 - used / heap)
 
 
 async def test_lines_that_nobody_seals_are_a_finding(ledger_url: str) -> None:
@@ -109,7 +145,7 @@ def test_a_standby_that_is_there_and_one_that_is_gone(own_postgres: PostgresServ
         runner = CliRunner()
         planned = runner.invoke(app, ["ledger", "migrate", "--dry-run", "--output", "json"], env=environment)
         pending = json.loads(planned.stdout)["pending"]
-        assert len(pending) >= 8
+        assert len(pending) > 5
         migrated = ["ledger", "migrate", "--operator", "release-1.4", "--output", "json"]
         done = runner.invoke(app, migrated, env=environment)
         assert json.loads(done.stdout)["applied"] == pending, "a dry run applies nothing"
