@@ -366,15 +366,15 @@ class Pipeline:
 
     def committed_places(self, topic: str, partitions: Iterable[int], group: str = "payouts") -> list[TopicPartition]:
         """What the group has committed, with the text beside it."""
-        with self._outsider(group) as consumer:
+        with self.outsider(group) as consumer:
             return consumer.committed([TopicPartition(topic_name(topic, self.prefix), each) for each in partitions], 10)
 
     def commit(self, places: list[TopicPartition], group: str = "payouts") -> None:
         """Commit for a group that has no members."""
-        with self._outsider(group) as consumer:
+        with self.outsider(group) as consumer:
             consumer.commit(offsets=places, asynchronous=False)
 
-    def _outsider(self, group: str) -> contextlib.closing[Consumer]:
+    def outsider(self, group: str) -> contextlib.closing[Consumer]:
         settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}{group}", "log_level": 0}
         return contextlib.closing(Consumer({**settings, "enable.auto.commit": False}))
 
