@@ -46,6 +46,12 @@ SESSION_COLUMNS: Final = (
     Column("waits_for", "WAITS FOR"),
     Column("blocked_by", "BLOCKED BY"),
 )
+SLOW_COLUMNS: Final = (
+    Column("query_id", "STATEMENT", right=True),
+    Column("calls", "CALLS", right=True),
+    Column("mean", "MEAN ms", right=True),
+    Column("max", "MAX ms", right=True),
+)
 STANDBY_COLUMNS: Final = (
     Column("name", "STANDBY"),
     Column("state", "STATE"),
@@ -54,7 +60,10 @@ STANDBY_COLUMNS: Final = (
     Column("replay_lag_seconds", "LAG s", right=True),
 )
 GIBIBYTE: Final = 1024**3
-OWN_TABLES: Final = ("tables", "indexes", "sessions", "standbys", "slots", "findings")
+OWN_TABLES: Final = (
+    *("tables", "indexes", "sessions", "standbys", "slots", "findings"),
+    *("slow_statements", "slow_statements_not_counted"),
+)
 """What the table shows apart, or not at all (JSON has it)."""
 
 app = new_app("The ledger: its schema, what is in it, and whether it is the one that we know.")
@@ -126,8 +135,9 @@ def status(
 ) -> None:
     """Show the schema's revision, the mode, durability, the sealed history, counts, and how the database itself is.
 
-    Sessions, locks waited for, sizes, bloat, vacuum, standbys, numbers issued. What is out of bounds is a finding:
-    exit code 1. Whether the database is the one that published the audit is asked of Kafka, if that can be reached.
+    Sessions, locks waited for, sizes, bloat, vacuum, standbys, numbers issued, the slowest statements of the past by
+    their ids (pg_stat_statements). What is out of bounds is a finding: exit code 1. Whether the database is the one
+    that published the audit is asked of Kafka, if that can be reached.
     """
     bounds = Bounds(
         statement_seconds=statement_seconds,
@@ -180,9 +190,22 @@ def _show(values: dict[str, Any]) -> None:
             for one in database["standbys"]
         ]
         emit_rows(rows, STANDBY_COLUMNS, Output.TABLE)
+    _show_slow(database)
     for found in database["findings"]:
         if found["status"] == Status.WARN.value:
             message(f"note: {found['detail']}: {found['advice']}")
+
+
+def _show_slow(database: dict[str, Any]) -> None:
+    if database["slow_statements"]:
+        print()
+        rows = [
+            one | {"mean": f"{one['mean_ms']:.1f}", "max": f"{one['max_ms']:.1f}"}
+            for one in database["slow_statements"]
+        ]
+        emit_rows(rows, SLOW_COLUMNS, Output.TABLE)
+    elif (why := database["slow_statements_not_counted"]) is not None:
+        message(f"note: slow statements of the past are not counted (pg_stat_statements): {why}")
 
 
 def _seconds(seconds: float | None) -> str | None:

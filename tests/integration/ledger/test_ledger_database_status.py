@@ -17,6 +17,7 @@ from ledger.migrate import migrator
 from ledger.postgres import PostgresLedger
 from ops.database_status import Bounds, database_facts, findings
 from ops.findings import Status
+from ops.ledger import _show_slow
 from ops.ledger_queries import reading
 from ops.main import app
 from sandbox.servers.postgres import PostgresServer, PostgresStandby
@@ -104,6 +105,61 @@ async def test_sizes_bloat_and_vacuum_are_told_of_every_table(ledger_url: str) -
     assert {table["table"] for table in facts["tables"]} >= {"payouts", "history", "seals", "receipts"}
     assert facts["unsealed"] == ROWS
     assert facts["identity_numbers_issued"] == 0
+
+
+COUNTED = """
+CREATE SCHEMA counted;
+CREATE TABLE counted.rows (userid oid, dbid oid, toplevel bool, queryid bigint, query text, calls bigint,
+    total_exec_time float8, min_exec_time float8, max_exec_time float8, mean_exec_time float8);
+INSERT INTO counted.rows SELECT 10, (SELECT oid FROM pg_database WHERE datname = current_database()), true, 100 + n,
+    '{needle}', n, 10.5 * n * n, 0, 20 * n, 10.5 * n FROM generate_series(1, 12) AS n;
+INSERT INTO counted.rows VALUES (10, 1, true, 900, 'of another database', 1, 1e9, 1e9, 1e9, 1e9),
+    (10, (SELECT oid FROM pg_database WHERE datname = current_database()), true, NULL, '<insufficient privilege>',
+     1, 1e9, 1e9, 1e9, 1e9);
+CREATE VIEW counted.pg_stat_statements AS SELECT * FROM counted.rows
+"""
+"""What the extension shows, as far as we read it: the tests' PostgreSQL comes without its contributed modules."""
+NOT_LOADED = """
+CREATE FUNCTION counted.not_loaded() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+    RAISE EXCEPTION 'must be loaded via shared_preload_libraries' USING ERRCODE = 'object_not_in_prerequisite_state';
+END $$;
+CREATE OR REPLACE VIEW counted.pg_stat_statements AS SELECT userid, dbid, toplevel, counted.not_loaded() AS queryid,
+    query, calls, total_exec_time, min_exec_time, max_exec_time, mean_exec_time FROM counted.rows
+"""
+
+
+async def test_the_slowest_statements_of_the_past_are_told_by_their_ids(
+    ledger_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 7, P6: ten, by mean time, of this database, without their text; else how to switch it on."""
+
+    async def told() -> tuple[list[dict[str, Any]], str | None]:
+        async with reading(ledger_url) as look:
+            facts = await database_facts(look)
+        assert NEEDLE not in json.dumps(facts, default=str)
+        return facts["slow_statements"], facts["slow_statements_not_counted"]
+
+    rows, why = await told()
+    assert rows == []
+    assert "CREATE EXTENSION pg_stat_statements" in str(why)
+    assert "shared_preload_libraries" in str(why)
+
+    connection = await asyncpg.connect(ledger_url)
+    await connection.execute(COUNTED.format(needle=NEEDLE))
+    rows, why = await told()
+    assert why is None
+    assert [row["query_id"] for row in rows] == [str(100 + number) for number in range(12, 2, -1)]
+    assert rows[0] == {"query_id": "112", "calls": 12, "mean_ms": 126.0, "max_ms": 240.0}
+    _show_slow({"slow_statements": rows, "slow_statements_not_counted": why})
+    shown = capsys.readouterr().out
+    assert "MEAN ms" in shown
+    assert "126.0" in shown
+
+    await connection.execute(NOT_LOADED)
+    await connection.close()
+    rows, why = await told()
+    assert rows == []
+    assert "is not loaded" in str(why)
 
 
 async def payouts_of(url: str) -> dict[str, Any]:
