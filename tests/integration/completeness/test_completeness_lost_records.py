@@ -155,8 +155,8 @@ def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make
     assert verify(pipeline, "--from-time", "2100-01-01T00:00:00Z")[:2] == (0, [])
     assert pipeline.fetch("SELECT next_offset FROM verified_offsets")[0]["next_offset"] == 6
 
-    drive = ("--drive", "--reason", REASON)
-    code, rows, said = verify(pipeline, *drive, "--dry-run")
+    drive = ("--drive", "--reason", REASON, "--operator")
+    code, rows, said = verify(pipeline, *drive, "maria", "--dry-run")
     assert (code, {row["fate"] for row in rows}) == (1, {"missing"}), said
     assert "Missing: 2 payouts, 50.00 USD, in 2 records" in said
     assert "the workers look up again what lies from offset 2 on" in said
@@ -166,14 +166,14 @@ def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make
     )
 
     with subprocess.Popen(
-        command(*drive, "--yes", "--operator", "maria"),
+        command(*drive, "maria", "--yes"),
         env=pipeline.environment("command"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as first:
         until("the first of two operators", lambda: _noted(pipeline), END_SECONDS)
-        code, _, said = verify(pipeline, *drive, "--yes", "--operator", "jan")
+        code, _, said = verify(pipeline, *drive, "jan", "--yes")
         assert code == 3, said
         assert "somebody else is moving offsets, or has records driven in" in said
         pipeline.worker("second").wait_until_assigned()
