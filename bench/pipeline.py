@@ -76,7 +76,7 @@ def _run(environment: Mapping[str, str], directory: Path, count: int) -> dict[st
     partitions = consumer.list_topics("payout_results", timeout=10).topics["payout_results"].partitions
     consumer.assign([TopicPartition("payout_results", number, 0) for number in partitions])
     begun = time.monotonic()
-    _produce(environment, directory, count)
+    produce(environment, directory, count)
     last_result_at = begun
     seen: set[bytes] = set()
     while len(seen) < count and time.monotonic() - begun < LIMIT_SECONDS:
@@ -89,7 +89,8 @@ def _run(environment: Mapping[str, str], directory: Path, count: int) -> dict[st
     return {"results": len(seen), "seconds": round(seconds, 1), "payouts_per_second": round(len(seen) / seconds, 1)}
 
 
-def _produce(environment: Mapping[str, str], directory: Path, count: int) -> None:
+def produce(environment: Mapping[str, str], directory: Path, count: int) -> None:
+    """So many payout requests, as fast as they go; returns when the broker has them."""
     samples = load_samples()
     party_key = json.loads((directory / "keys" / "party_public.jwks.json").read_text())["keys"][0]
     builder = RequestBuilder(samples.defaults, party_key, secrets.token_hex(4), datetime.now(UTC))

@@ -10,9 +10,10 @@ server made of it is unknown. Every failure is sorted by whether a commit can ha
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -260,13 +261,18 @@ class GuardedPool:
     timeouts: Timeouts
     primary: Primary = field(default_factory=Primary)
     closing: bool = False
+    on_wait: Callable[[float, bool], None] = lambda _seconds, _connected: None
+    """Hears how long a wait for a connection took, and whether it ended with one."""
     writes: set["asyncio.Task[Any]"] = field(default_factory=set)
 
-    async def read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def read(
+        self, work: Callable[[Connection], Awaitable[Result]], timeout_seconds: float | None = None
+    ) -> Result:
         """Run a query. Raises LedgerUnavailable, RowRejected (a parameter that is no text at all)."""
+        seconds = self.timeouts.statement_seconds if timeout_seconds is None else timeout_seconds
         try:
-            async with asyncio.timeout(self.timeouts.statement_seconds + self.timeouts.acquire_seconds):
-                async with self.pool.acquire(timeout=self.timeouts.acquire_seconds) as connection:
+            async with asyncio.timeout(seconds + self.timeouts.acquire_seconds):
+                async with self._waited(self.pool.acquire(timeout=self.timeouts.acquire_seconds)) as connection:
                     return await work(connection)
         except DRIVER_ERRORS as error:
             failure = failure_of(error, sent=False)
@@ -330,10 +336,35 @@ class GuardedPool:
 
     async def _acquired(self) -> Connection:
         """A connection, or the LedgerUnavailable that stands for it."""
+        begun = time.monotonic()
         try:
-            return await self.pool.acquire(timeout=self.timeouts.acquire_seconds)
+            connection = await self.pool.acquire(timeout=self.timeouts.acquire_seconds)
         except DRIVER_ERRORS as error:
+            self.on_wait(time.monotonic() - begun, False)
             return _as_error(failure_of(error, sent=False))
+        self.on_wait(time.monotonic() - begun, True)
+        return connection
+
+    @asynccontextmanager
+    async def _waited(self, acquired: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
+        """The pool's own context, with the wait for it told."""
+        begun = time.monotonic()
+        try:
+            connection = await acquired.__aenter__()
+        except BaseException:
+            self.on_wait(time.monotonic() - begun, False)
+            raise
+        self.on_wait(time.monotonic() - begun, True)
+        try:
+            yield connection
+        finally:
+            await acquired.__aexit__(None, None, None)
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many there are, idle and in use, and the most there may be."""
+        size, idle = self.pool.get_size(), self.pool.get_idle_size()
+        return {"size": size, "idle": idle, "in_use": size - idle, "max": self.pool.get_max_size()}
 
     async def _outcome(
         self, connection: Connection, statement: "asyncio.Future[Result]", progress: Progress, timeout_seconds: float

@@ -112,6 +112,7 @@ class DueRow:
     untouched: bool
     """Nothing has happened to it since it entered its state: its stage event may still be on its way."""
     correlation_id: str
+    traceparent: str | None = None
 
 
 class Disposition(StrEnum):

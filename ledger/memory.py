@@ -42,6 +42,7 @@ from ledger.values import (
 )
 from processors.payout.modes import Activity, Mode, allows, needs_reviewer, next_activity
 from processors.payout.row import LEDGER_RESTORED, MUTABLE_COLUMNS, PayoutRow, PayoutState, with_changes
+from schemas.trace_context import TRACEPARENT_CHARACTERS
 
 _TIMES: Final = tuple(column for column in INSERT_COLUMNS if sql_type(column) == "timestamptz")
 LEASE_POLL_SECONDS: Final = 0.25
@@ -451,7 +452,7 @@ class MemoryLedger:
 
 def _due_row(row: PayoutRow) -> DueRow:
     untouched = row.version == row.state_version and row.attempts == 0
-    return DueRow(row.payout_id, row.version, row.state, untouched, row.correlation_id)
+    return DueRow(row.payout_id, row.version, row.state, untouched, row.correlation_id, row.traceparent)
 
 
 def _last_written(stored: _Stored) -> tuple[datetime, bytes]:
@@ -554,6 +555,7 @@ def _refuse_broken_constraint(row: PayoutRow) -> None:
             "payouts_originator_id_length": not 1 <= len(row.originator_id.encode()) <= 512,
             "payouts_funding_reference_length": len((row.funding_reference or "").encode()) > 1024,
             "payouts_funding_pull_form": not all(map(_is_hash_or_none, (row.funding_trace, row.funding_transaction))),
+            "payouts_traceparent_length": len((row.traceparent or "").encode()) > TRACEPARENT_CHARACTERS,
             "payouts_sender_reference_length": not 1 <= len(row.sender_reference.encode()) <= 64,
         }
     )

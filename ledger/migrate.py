@@ -5,10 +5,11 @@ short lock time-outs so that a migration never queues in front of payouts.
 """
 
 import io
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
@@ -31,6 +32,10 @@ STATEMENT_SECONDS: Final = 300
 OWNER: Final = f"""
 SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')
 """  # noqa: S608
+NOTE: Final = """
+INSERT INTO history (actor, transition, from_state, to_state, detail)
+VALUES ($1, 'ledger_migrated', $2, $3, $4::jsonb)
+"""
 MAY_BE_OWNER: Final = f"""
 SELECT pg_get_userbyid(relowner) <> current_user AND pg_has_role(current_user, relowner, 'MEMBER')
 FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')
@@ -76,9 +81,13 @@ class _StatementList(io.StringIO):
         return len(text)
 
 
-async def migrate(database_url: str) -> MigrationResult:
+async def migrate(
+    database_url: str, *, operator: str | None = None, detail: Mapping[str, Any] | None = None
+) -> MigrationResult:
     """Apply what is pending; nothing if nothing is, or if the database is ahead. Safe to run at any time, by many.
 
+    With an operator the history gets a line afterwards: who, from which revision to which. One that did not end leaves
+    none; the next one's line begins where its own did.
     Raises LedgerUnavailable when the database is away, another migrator does not finish, or a table stays locked: what
     was applied before stays, each revision whole, and the same command goes on from there.
     """
@@ -92,7 +101,11 @@ async def migrate(database_url: str) -> MigrationResult:
         if status.pending:
             for statement in _statements(before):
                 await connection.execute(statement)
-        return MigrationResult(before, await _current_revision(connection), status.pending)
+        after = await _current_revision(connection)
+        if status.pending and operator is not None:
+            applied = json.dumps({"applied": list(status.pending), **(detail or {})})
+            await connection.execute(NOTE, operator, before, after, applied)
+        return MigrationResult(before, after, status.pending)
 
 
 async def migration_status(database_url: str) -> MigrationStatus:

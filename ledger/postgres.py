@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from ledger.connections import (
     open_pool,
     transaction,
 )
+from ledger.figures import Figures
 from ledger.interface import (
     Change,
     CommitUnknown,
@@ -327,6 +328,8 @@ class PostgresLedger:
         """What makes a restored copy the database that we know (rule L11)."""
         self.visa_orders = VisaOrders(pool)
         """What operators order of every worker's connection to Visa."""
+        self.figures = Figures(pool)
+        """What the gauges say of it."""
         self.letter_actions = LetterActions(pool)
         """What people did with dead letters."""
 
@@ -501,6 +504,15 @@ class PostgresLedger:
                 )
             await asyncio.sleep(min(LEASE_POLL_SECONDS, remaining))
         return record
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """Of its pool: size, idle, in_use, max."""
+        return self._pool.connections
+
+    def on_wait(self, told: Callable[[float, bool], None]) -> None:
+        """Tell of every wait for a connection: its seconds, and whether it ended with one."""
+        self._pool.on_wait = told
 
     async def counts(self) -> Mapping[str, int]:
         """See `Ledger.counts`. Reads the whole table: for people and slow gauges, not for a hot path."""

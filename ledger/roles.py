@@ -6,8 +6,9 @@
 
 A worker appends and compares-and-sets. It cannot delete a payout, change who gets how much, rewrite the history or the
 seals, move the identity numbers back, or set the mode; an operator can hold, resolve and set the mode, and pays nobody;
-an auditor reads. What only the owner can do (migrate, adopt, restore) is done by nobody else. The triggers refuse the
-same once more, but whoever owns a table can switch its triggers off: so no worker owns one.
+an auditor reads, and leaves a line about what it takes out. What only the owner can do (migrate, adopt, restore) is
+done by nobody else. The triggers refuse the same once more, but whoever owns a table can switch its triggers off: so no
+worker owns one.
 """
 
 import re
@@ -104,7 +105,7 @@ class RoleNames:
 
     @property
     def auditor(self) -> str:
-        """Reads everything, a backup included, and changes nothing."""
+        """Reads everything, a backup included; changes nothing, but for the history's line about what it took out."""
         return f"{self.prefix}_auditor"
 
     @property
@@ -188,6 +189,8 @@ def _given(names: RoleNames, found: Found) -> Iterator[str]:
             if table in found.tables:
                 yield f"GRANT {', '.join(given)} ON {schema}.{quoted(table)} TO {role}"
     yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {names.auditor}"
+    # Whoever takes data out leaves a line.
+    yield f"GRANT {_APPEND} ON {schema}.{quoted('history')} TO {names.auditor}"
     for name, right in SEQUENCE_RIGHTS.items():
         yield f"GRANT {right} ON SEQUENCE {schema}.{SEQUENCE} TO {names.prefix}_{name}"
     yield f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {names.auditor}"

@@ -251,9 +251,9 @@ WITH picked AS (
     UPDATE payouts AS p SET due_at = statement_timestamp() + make_interval(secs => $2)
     FROM picked WHERE p.payout_id = picked.payout_id
     RETURNING p.payout_id, p.version, p.state, p.version = p.state_version AND p.attempts = 0 AS untouched,
-        p.correlation_id, picked.due_at AS was_due_at
+        p.correlation_id, p.traceparent, picked.due_at AS was_due_at
 )
-SELECT payout_id, version, state, untouched, correlation_id FROM moved ORDER BY was_due_at, payout_id
+SELECT payout_id, version, state, untouched, correlation_id, traceparent FROM moved ORDER BY was_due_at, payout_id
 """
 """The mode is compared twice: without any row, so that one which drives nothing reads none, and row by row."""
 

@@ -95,6 +95,7 @@ def adopt(
     The identity numbers move past all that may be out, what may have gone further in the lost time is held
     (LEDGER_RESTORED), requests of that time come in again and are held, too, and the chain of the audit goes on with a
     record that says so. Only then do calls leave again. Each held payout is then checked with Visa: see the runbook.
+    There is no undo: numbers and chain never go back. `payouts modes set halted` stops calls that left too early.
     """
     why, name = said(reason, "--reason"), who(operator)
     wanted = answers(yes=yes, dry_run=dry_run, wait=None, output=output)

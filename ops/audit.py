@@ -13,6 +13,8 @@ from confluent_kafka import Message
 
 from ledger.audit_check import Adoptions, Chain, Found, compared
 from ledger.audit_reading import CHUNK_RECORDS, AuditReading, HeadNow
+from ledger.interface import LedgerError
+from ledger.operator_notes import AUDIT_EXPORT_BEGUN, note
 from ledger.seal_chain import EMPTY, Head
 from ops.application import ending, new_app
 from ops.asynchronous import run
@@ -22,6 +24,7 @@ from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, not_found, refused, unreachable, usage_error
 from ops.kafka import Reading, Span, connect_admin, offset_of, our_topics, reader, spans
 from ops.ledger_queries import ROWS_MAX, reading
+from ops.operator_actions import OperatorOption, OptionalReasonOption, who_or_what, why_if_given
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message, parse_time, progress, to_json
 from ops.private_files import new_private_file
@@ -342,6 +345,7 @@ async def _hashes(settings: Settings, sequences: Sequence[int]) -> dict[int, str
     "export",
     epilog=ending(
         "payouts audit export exports/2026-11-28",
+        'payouts audit export exports/AUD-7 --reason "AUD-7: yearly audit" --operator maria',
         "payouts audit export exports/2026-11 --from 2026-11-01T00:00:00Z --until 2026-12-01T00:00:00Z --format json",
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
@@ -353,14 +357,18 @@ def export(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Records before that time.")] = None,
     form: Annotated[Format, typer.Option("--format", help="csv, or json (one object a line).")] = Format.CSV,
+    reason: OptionalReasonOption = None,
+    operator: OperatorOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Write sealed records to a new directory, with a manifest by which anybody can check them later.
 
     The manifest has the SHA-256 of the file, counts, first and last record, the hash of the last, and until when it is
     to be kept (AUDIT_RETENTION_DAYS). `payouts audit verify --manifest FILE` checks it, here or elsewhere. Records
-    between the first and the last are all there, also those of another time. Nothing in the ledger is changed.
+    between the first and the last are all there, also those of another time. Nothing is changed and there is nothing to
+    undo, but the history has a line of it, because data leave: who, when, which records, why.
     """
+    name, why = who_or_what(operator), why_if_given(reason)
     since, end = _time(from_time, "--from"), _time(until, "--until")
     settings = settings_for(DATABASE)
     try:
@@ -369,7 +377,7 @@ def export(
         raise refused(
             f"{directory} cannot be made", why=error.strerror or type(error).__name__, next_step="name a new directory"
         ) from None
-    written = run(_exported(settings, directory, form, since, end))
+    written = run(_exported(settings, directory, form, (since, end), name, why))
     emit_object(written, output)
     message(f"{written['records']} record(s). Keep them until {written['keep_until']}, apart from the database.")
 
@@ -382,14 +390,25 @@ def _time(text: str | None, option: str) -> datetime | None:
 
 
 async def _exported(
-    settings: Settings, directory: Path, form: Format, since: datetime | None, until: datetime | None
+    settings: Settings,
+    directory: Path,
+    form: Format,
+    times: tuple[datetime | None, datetime | None],
+    operator: str,
+    why: Mapping[str, str],
 ) -> dict[str, Any]:
     async with _looking(settings) as audit:
         head = await audit.head()
-        span = await audit.span(since, until)
+        span = await audit.span(*times)
         if span is None:
             _removed(directory)
             raise not_found("nothing was sealed in that time: no export was written")
+        detail = {"first_sequence": span[0], "last_sequence": span[1], **why}
+        try:
+            await note(settings.database_url.get_secret_value(), operator, AUDIT_EXPORT_BEGUN, detail)
+        except LedgerError:
+            _removed(directory)
+            raise
         path = directory / file_name(*span, form)
         done = await _written(audit, path, form, span)
     manifest = manifest_of(

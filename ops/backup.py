@@ -19,6 +19,7 @@ from ulid import ULID
 from ledger import restoring
 from ledger.migrate import revision_status
 from ledger.offset_actions import offset_actions
+from ledger.operator_notes import BACKUP_BEGUN, note
 from ops.application import ending
 from ops.asynchronous import run
 from ops.backup_files import (
@@ -48,7 +49,18 @@ from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused, usage_error
 from ops.money_text import amount_text
 from ops.offset_apply import locked
-from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, YesOption, answers, said, who
+from ops.operator_actions import (
+    DryRunOption,
+    OperatorOption,
+    OptionalReasonOption,
+    ReasonOption,
+    YesOption,
+    answers,
+    said,
+    who,
+    who_or_what,
+    why_if_given,
+)
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message, to_json
 from ops.private_files import write_private
@@ -81,7 +93,7 @@ def register(app: typer.Typer) -> None:
         "backup",
         epilog=ending(
             "payouts ledger backup backups/2026-11-28",
-            "payouts ledger backup backups/2026-11-28 --include-offsets --include-topics",
+            'payouts ledger backup backups/2026-11-28 --include-offsets --include-topics --reason "OPS-31: to 18.2"',
             codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
         ),
     )(backup)
@@ -106,21 +118,23 @@ def backup(
         bool, typer.Option("--include-topics", help="Also every record of our topics. Small clusters only.")
     ] = False,
     programs: ProgramsOption = None,
+    reason: OptionalReasonOption = None,
     operator: OperatorOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Write a backup of the running system into a new directory; workers go on meanwhile, nothing is changed.
+    """Write a backup of the running system into a new directory; workers go on meanwhile.
 
     A dump of the ledger's database with a manifest: SHA-256 of every file, revision, system identifier, sealed head,
     position of the identity numbers, payouts and money, time. It is not encrypted as a whole (requests and card data in
-    it are): keep it as you keep the database. Our keys are not in it: back them up apart. There is nothing to undo.
+    it are): keep it as you keep the database. Our keys are not in it: back them up apart. Nothing is changed and there
+    is nothing to undo, but the history has a line of it, because data leave: who, when, which backup, why.
     """
-    name = who(operator)
+    name, why = who_or_what(operator), why_if_given(reason)
     with_kafka = include_offsets or include_topics
     settings = settings_for(DATABASE, KAFKA) if with_kafka else settings_for(DATABASE)
     partial = prepared_directory(directory)
     try:
-        manifest = _written(settings, partial, name, programs, offsets=include_offsets, topics=include_topics)
+        manifest = _written(settings, partial, name, why, programs, offsets=include_offsets, topics=include_topics)
         partial.rename(directory)
     except BaseException:
         _remove(partial)
@@ -130,12 +144,20 @@ def backup(
 
 
 def _written(
-    settings: Settings, directory: Path, name: str, programs: Path | None, *, offsets: bool, topics: bool
+    settings: Settings,
+    directory: Path,
+    name: str,
+    why: Mapping[str, str],
+    programs: Path | None,
+    *,
+    offsets: bool,
+    topics: bool,
 ) -> Manifest:
     url = settings.database_url.get_secret_value()
     target = run(_target(url))
     pg_dump, _ = program("pg_dump", programs, major_min=target.major)
-    offsets_at = topics_at = None
+    backup_id, offsets_at, topics_at = str(ULID()), None, None
+    run(note(url, name, BACKUP_BEGUN, {"backup": backup_id, "offsets": offsets, "topics": topics, **why}))
     if offsets:
         # Before the ledger: whatever was committed by now, the ledger knows.
         offsets_at = run(_clock(url))
@@ -146,12 +168,14 @@ def _written(
         topics_at = run(_clock(url))
         (directory / TOPICS).mkdir(mode=0o700)
         export_topics(settings, directory / TOPICS)
-    return seal_directory(directory, _manifest(facts, name, offsets_at, topics_at))
+    return seal_directory(directory, _manifest(facts, backup_id, name, offsets_at, topics_at))
 
 
-def _manifest(facts: Mapping[str, Any], name: str, offsets_at: datetime | None, topics_at: datetime | None) -> Manifest:
+def _manifest(
+    facts: Mapping[str, Any], backup_id: str, name: str, offsets_at: datetime | None, topics_at: datetime | None
+) -> Manifest:
     return Manifest(
-        backup_id=str(ULID()),
+        backup_id=backup_id,
         created_by=name,
         program=_program_version(),
         postgresql=facts["postgresql"],

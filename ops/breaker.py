@@ -7,11 +7,11 @@ import typer
 from ledger.visa_orders import Action
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
-from ops.certs import WAIT_SECONDS, WELL, WaitOption, give_and_wait
+from ops.certs import WAIT_SECONDS, WELL, WaitOption, give_and_wait, show_order
 from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import not_found, usage_error
-from ops.operator_actions import OperatorOption, ReasonOption, said, who
+from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, said, who
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_rows, message
 from processors.visa.breaker import BreakerState
@@ -54,6 +54,7 @@ def status(output: OutputOption = Output.TABLE) -> None:
 @app.command(
     "reset",
     epilog=ending(
+        f'payouts breaker reset {BREAKER} --reason "INC-8: the address answers again" --dry-run',
         f'payouts breaker reset {BREAKER} --reason "INC-8: the address answers again"',
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.PARTIAL, ExitCode.UNREACHABLE),
     ),
@@ -63,16 +64,19 @@ def reset(
     reason: ReasonOption,
     operator: OperatorOption = None,
     wait: WaitOption = WAIT_SECONDS,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Close it by hand in every worker, which then asks for the keys at once. Stays in the ledger's history.
 
     Only for emergencies: it closes by itself with the first answer, at most JWKS_BREAKER_RESET_SECONDS after the
-    address is back. Exit code 1: no worker could; 5: some could not.
+    address is back. Exit code 1: no worker could; 5: some could not. There is no undo: it opens again by itself when
+    the address fails again (JWKS_BREAKER_MAX_FAILURES).
     """
     if name != BREAKER:
         raise usage_error(f"there is no such breaker; there is {BREAKER}", next_step="`payouts breaker status`")
     settings, by, why = settings_for(DATABASE), who(operator), said(reason, "--reason")
+    show_order(settings, Action.BREAKER_RESET, by, why, output, dry_run=dry_run)
     rows = run(give_and_wait(settings, Action.BREAKER_RESET, by, why, wait))
     emit_rows(rows, RESET_COLUMNS, output)
     if not rows:

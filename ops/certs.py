@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,10 +12,12 @@ import typer
 from ledger.visa_orders import Action, WorkerReport
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
+from ops.effects import totals_text
 from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import not_found
-from ops.operator_actions import OperatorOption, ReasonOption, said, who
+from ops.ledger_queries import waiting_for_visa
+from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, said, who
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from processors.visa.jwks import JwksInvalid, read_key_set
@@ -46,6 +48,12 @@ FILE_COLUMNS: Final = (
     Column("detail", "DETAIL"),
     Column("advice", "WHAT TO DO"),
 )
+PAUSES: Final = {
+    Action.RELOAD: "Nothing pauses: calls under way end with what they began with, the next use what is new.",
+    Action.ROLLBACK: "Nothing pauses: calls under way end with what they began with, the next use what was before.",
+    Action.BREAKER_RESET: "Calls that wait for a key go on with the first fetch that succeeds, else they wait on.",
+}
+PLAN_COLUMNS: Final = (Column("worker", "WORKER"), Column("will", "WILL"), Column("seen_at", "SEEN AT"))
 WORKER_COLUMNS: Final = (
     Column("worker", "WORKER"),
     Column("result", "RESULT"),
@@ -137,6 +145,7 @@ def probe(
 @app.command(
     "reload",
     epilog=ending(
+        'payouts certs reload --reason "INC-7: client certificate of 2027" --dry-run',
         'payouts certs reload --reason "INC-7: client certificate of 2027"',
         'payouts certs reload --reason "INC-7" --wait 120 --output json',
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.PARTIAL, ExitCode.UNREACHABLE),
@@ -149,11 +158,13 @@ def reload(
         bool, typer.Option("--probe/--no-probe", help="Try the files here before the workers are asked.")
     ] = True,
     wait: WaitOption = WAIT_SECONDS,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let every worker read settings file, certificates and keys again, try them and use them. No call is lost.
 
     A worker whose files fail goes on with what it has. Exit code 1: no worker took them, or none runs; 5: some did not.
+    Undo it with `payouts certs rollback`, while the workers run.
     """
     settings, name, why = settings_for(DATABASE), who(operator), said(reason, "--reason")
     problem = run(_probe(settings)) if probe_first else None
@@ -163,12 +174,14 @@ def reload(
             why=problem,
             next_step="`payouts certs probe` shows every check; --no-probe if this machine has other files",
         )
+    show_order(settings, Action.RELOAD, name, why, output, dry_run=dry_run)
     _order(settings, Action.RELOAD, name, why, wait, output, WELL)
 
 
 @app.command(
     "rollback",
     epilog=ending(
+        'payouts certs rollback --reason "INC-7: Visa refuses the new certificate" --dry-run',
         'payouts certs rollback --reason "INC-7: Visa refuses the new certificate"',
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.PARTIAL, ExitCode.UNREACHABLE),
     ),
@@ -177,15 +190,64 @@ def rollback(
     reason: ReasonOption,
     operator: OperatorOption = None,
     wait: WaitOption = WAIT_SECONDS,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let every worker use what it used before its last reload; it is still in its memory.
 
     The files stay as they are: put the old ones back, because a worker that starts reads them. Exit codes as of reload;
-    a worker that has nothing to go back to says "failure".
+    a worker that has nothing to go back to says "failure". Undo it with `payouts certs reload`, which reads the files.
     """
     settings, name, why = settings_for(DATABASE), who(operator), said(reason, "--reason")
+    show_order(settings, Action.ROLLBACK, name, why, output, dry_run=dry_run)
     _order(settings, Action.ROLLBACK, name, why, wait, output, frozenset({ReloadResult.ROLLED_BACK.value}))
+
+
+def show_order(
+    settings: Settings, action: Action, operator: str, reason: str, output: Output, *, dry_run: bool
+) -> None:
+    """What every worker will do, and which payouts wait for it. Ends the command after a dry run.
+
+    Raises CommandFailed (nobody is there to do it), LedgerUnavailable.
+    """
+    reports, waiting = run(_standing(settings))
+    if dry_run and not reports:
+        raise not_found("no worker that calls Visa runs", next_step="start one: it reads the files as they are")
+    plans = [order_plan(action, report) for report in reports]
+    if dry_run and output is Output.JSON:
+        head = {"action": action.value, "operator": operator, "reason": reason, "dry_run": True}
+        emit_object({**head, "workers": plans, "waiting": waiting, "pauses": PAUSES[action]}, output)
+    elif dry_run:
+        emit_rows(plans, PLAN_COLUMNS, output)
+    payouts = sum(row["payouts"] for row in waiting)
+    money = totals_text({row["currency"]: row["amount_minor"] for row in waiting})
+    message(f"{action.value}, by {operator}: {len(plans)} worker(s). {PAUSES[action]}")
+    message(f"Waiting for Visa now: {payouts} payouts, {money}.")
+    if dry_run:
+        message("Nothing was changed (--dry-run).")
+        raise typer.Exit(ExitCode.OK)
+
+
+def order_plan(action: Action, report: WorkerReport) -> dict[str, Any]:
+    """What a worker will do, by what it said last. Pure."""
+    breakers: Mapping[str, str] = report.facts.get("breakers") or {}
+    match action:
+        case Action.RELOAD:
+            will = "reads files and settings again, probes, uses them if they work; goes on with what it has if not"
+        case Action.ROLLBACK if report.facts.get("can_roll_back"):
+            will = "uses again what it used before its last reload"
+        case Action.ROLLBACK:
+            will = "nothing: it has nothing to go back to, and will say failure"
+        case Action.BREAKER_RESET if breakers:
+            states = ", ".join(f"{name} (now {state})" for name, state in sorted(breakers.items()))
+            will = f"closes {states} and asks for the keys at once"
+        case _:
+            will = "nothing: it has keys from files, and will say unchanged"
+    return {"worker": report.worker, "will": will, "seen_at": report.seen_at}
+
+
+async def _standing(settings: Settings) -> tuple[Sequence[WorkerReport], list[dict[str, Any]]]:
+    return await _workers(settings), await waiting_for_visa(settings.database_url.get_secret_value())
 
 
 def _order(

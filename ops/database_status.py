@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
+
 from ledger.connections import SAFE_SYNCHRONOUS_COMMIT
 from ops.findings import Finding, Status
 from ops.ledger_queries import Connection
@@ -19,9 +21,7 @@ IDENTITY_NUMBER_MAX: Final = 899_999_999_999
 UNSEALED_COUNTED_MAX: Final = 10_000
 """Lines that wait to be sealed are counted up to here: beyond, the number says nothing more."""
 SESSIONS_SHOWN_MAX: Final = 20
-# From here on a table's estimate is worth something, and its bloat worth somebody's time.
-BLOAT_ROWS_MIN: Final = 10_000
-BLOAT_BYTES_MIN: Final = 64 * 1024 * 1024
+SLOW_STATEMENTS_MAX: Final = 10
 # PostgreSQL stops taking writes at 2.1 thousand million; autovacuum works against it from 0.2 on.
 TRANSACTION_AGE_MAX: Final = 1_000_000_000
 NUMBERS_USED_MAX: Final = 0.8
@@ -43,6 +43,9 @@ class Bounds:
     """What a replication slot may keep of the log: it fills the disk."""
     dead_share: float = 0.3
     bloat_share: float = 0.5
+    # From here on a table's estimate is worth something, and its bloat worth somebody's time.
+    bloat_rows_min: int = 10_000
+    bloat_bytes_min: int = 64 * 1024 * 1024
     database_bytes: int | None = None
     """Larger than this: the disk fills. PostgreSQL cannot say how large the disk is."""
     seal_seconds: float = 60.0
@@ -107,6 +110,22 @@ WHERE i.schemaname = (SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n
 ORDER BY 3 DESC LIMIT 20
 """
 
+# The view may lie in any schema. Its text of a statement is not read: whoever may see it asks `psql` by the id.
+COUNTED_STATEMENTS: Final = """
+SELECT (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v' ORDER BY n.nspname LIMIT 1) AS view,
+    EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements') AS shipped
+"""
+SLOW_STATEMENTS: Final = """
+SELECT queryid::text AS query_id, calls, mean_exec_time AS mean_ms, max_exec_time AS max_ms FROM {view}
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND queryid IS NOT NULL
+ORDER BY mean_exec_time DESC, queryid LIMIT {most}
+"""
+SWITCH_ON: Final = (
+    "shared_preload_libraries = 'pg_stat_statements', a restart of the server, then as a superuser "
+    "CREATE EXTENSION pg_stat_statements in this database"
+)
+
 STANDBYS: Final = """
 SELECT application_name AS name, state, sync_state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint AS
     behind_bytes, extract(epoch FROM write_lag)::float8 AS write_lag_seconds,
@@ -151,7 +170,21 @@ async def database_facts(connection: Connection) -> dict[str, Any]:
     facts["standbys"] = [dict(row) for row in await connection.fetch(STANDBYS)]
     facts["slots"] = [dict(row) for row in await connection.fetch(SLOTS)]
     facts |= dict(await connection.fetchrow(SEALING))
+    facts["slow_statements"], facts["slow_statements_not_counted"] = await _slow_statements(connection)
     return facts
+
+
+async def _slow_statements(connection: Connection) -> tuple[list[dict[str, Any]], str | None]:
+    """The statements that took longest on average, by their ids; else why nobody counts them, and what would."""
+    found = await connection.fetchrow(COUNTED_STATEMENTS)
+    if found["view"] is None:
+        package = "" if found["shipped"] else "the server lacks it: install its package of contributed modules; "
+        return [], f"{package}{SWITCH_ON}"
+    try:
+        rows = await connection.fetch(SLOW_STATEMENTS.format(view=found["view"], most=SLOW_STATEMENTS_MAX))
+    except asyncpg.ObjectNotInPrerequisiteStateError:
+        return [], f"it was created and is not loaded: {SWITCH_ON}"
+    return [dict(row) for row in rows], None
 
 
 def _connections(sessions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -230,10 +263,10 @@ def _of_space(facts: Mapping[str, Any], bounds: Bounds) -> Iterator[Finding]:
         yield Finding("vacuum", Status.FAIL, "autovacuum or its counting is off", "set autovacuum and track_counts on")
     for table in facts["tables"]:
         rows = (table["live_rows"] or 0) + (table["dead_rows"] or 0)
-        if rows >= BLOAT_ROWS_MIN and table["dead_share"] > bounds.dead_share:
+        if rows >= bounds.bloat_rows_min and table["dead_share"] > bounds.dead_share:
             detail = f"{table['table']} has {table['dead_share']:.0%} dead rows"
             yield Finding("bloat", Status.FAIL, detail, "VACUUM (ANALYZE) it; is a transaction open that prevents it?")
-        elif (table["bloat_share"] or 0.0) > bounds.bloat_share and table["heap_bytes"] >= BLOAT_BYTES_MIN:
+        elif (table["bloat_share"] or 0.0) > bounds.bloat_share and table["heap_bytes"] >= bounds.bloat_bytes_min:
             detail = f"{table['table']} is about {table['bloat_share']:.0%} empty, of {bytes_text(table['heap_bytes'])}"
             yield Finding("bloat", Status.FAIL, detail, "pg_repack, or VACUUM FULL while all workers are stopped")
     for index in facts["indexes"]:

@@ -25,6 +25,7 @@ from processors.validation.request import RequestMalformed, parse_request
 from schemas.codec import BlockingCodec, Undecodable
 from schemas.headers import header_text
 from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
+from schemas.trace_context import header_context
 from streams.dead_letters import (
     DEAD_LETTER_TOPIC,
     FIRST_TAKEN_HEADER,
@@ -84,6 +85,8 @@ class Letter:
     """Where the letter itself lies."""
     sealed: bytes = field(repr=False)
     sealed_key: bytes | None = field(repr=False)
+    traceparent: str | None = None
+    """The trace context of the record that it was, if that was usable."""
 
     @property
     def name(self) -> str:
@@ -141,6 +144,7 @@ def letter_of(record: Message, *, with_content: bool = True) -> Letter | None:
     taken, earlier = time_of(text("source_timestamp")), time_of(text(FIRST_TAKEN_HEADER))
     times = [at for at in (taken, earlier) if at is not None]
     own_partition = record.partition()
+    context = header_context(headers)
     return Letter(
         topic=text("source_topic"),
         partition=partition,
@@ -158,6 +162,7 @@ def letter_of(record: Message, *, with_content: bool = True) -> Letter | None:
         place=(record.topic() or "", -1 if own_partition is None else own_partition, offset_of(record)),
         sealed=value if with_content else b"",
         sealed_key=_sealed_key(headers) if with_content else None,
+        traceparent=None if context is None else context.traceparent,
     )
 
 

@@ -47,6 +47,7 @@ from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from processors.sealing import EnvelopeOpener
 from schemas.topics import TOPICS
+from schemas.trace_context import TRACEPARENT_HEADER
 from streams.dead_letters import DEAD_LETTER_TOPIC, FIRST_TAKEN_HEADER, REPLAYED_HEADER
 from streams.keys import DEAD_LETTER_KEY_FILE, KeysUnusable, load_dead_letter_opener
 from streams.settings import Settings
@@ -652,6 +653,8 @@ def replay_headers(letter: Letter) -> list[tuple[str, bytes]]:
     first = letter.first_taken_at or letter.set_aside_at
     if first is not None:
         headers.append((FIRST_TAKEN_HEADER, first.isoformat().encode()))
+    if letter.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, letter.traceparent.encode()))
     return headers
 
 

@@ -81,6 +81,8 @@ def compensation_text(row: PayoutRow) -> str:
         return "no compensation"
     if row.compensation is CompensationState.MANUAL:
         return f"compensation of {money} is MANUAL ({row.compensation_reason_code}): a person must hand it back"
+    if row.compensation is CompensationState.COMPENSATED:
+        return f"{money} count as handed back, for ever: its originator is told, and nobody hands it back again"
     action = row.compensation_action.value if row.compensation_action else CompensationAction.MANUAL.value
     if row.compensation_executor is Executor.ORIGINATOR:
         return f"compensation {action} of {money} will be asked of originator {redacted(row.originator_id)}"

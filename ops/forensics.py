@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import SecretStr
 
+from ledger.operator_notes import FORENSICS_BEGUN
+from ledger.waiting import PATIENCE_SECONDS
 from ops.application import as_failure, ending
 from ops.asynchronous import connected_ledger, run
 from ops.backup_files import prepared_directory, sha256_of
@@ -18,12 +20,11 @@ from ops.exit_codes import ExitCode
 from ops.lag import group_lag
 from ops.ledger import ledger_status
 from ops.ledger_queries import PEOPLES_TRANSITIONS, ROWS_MAX, reading
-from ops.operator_actions import OperatorOption, checked_ids, said, who
+from ops.operator_actions import OperatorOption, checked_ids, recorded_if_reachable, said, who
 from ops.options import OutputOption
 from ops.output import Output, emit_object, iso_time, message, to_json
 from ops.private_files import write_private
 from ops.redaction import redacted
-from ops.stuck import PATIENCE_SECONDS
 from ops.stuck import found as stuck_found
 from ops.timeline import compensation_facts, payout_facts, timeline, visa_facts
 from processors.pii.hits import Kind
@@ -38,6 +39,8 @@ WHERE at > clock_timestamp() - make_interval(hours => $1) AND (payout_id IS NULL
 ORDER BY id DESC LIMIT 1000
 """  # noqa: S608 - constants
 STATEMENT_SECONDS: Final = 60.0
+NOTED_PAYOUTS_MAX: Final = 50
+HISTORY_LINE: Final = "the history's line of this"
 PERSONAL: Final = frozenset({Kind.CARD, Kind.CARD_MASKED, Kind.EMAIL, Kind.SSN, Kind.CVV, Kind.PIN})
 """What people type into reasons. Accounts, phones, expiries look like the numbers and times that are the evidence."""
 
@@ -69,7 +72,8 @@ def forensics(
     """Gather settings without secrets, doctor, database, lag, what waits, what people did, and payouts' histories.
 
     No personal data, card numbers or encrypted parts are in it; the manifest has the SHA-256 of every file. What could
-    not be asked is said in its place, and the command ends with 5. It changes nothing.
+    not be asked is said in its place, and the command ends with 5. Nothing is changed and there is nothing to undo, but
+    the history has a line of it, because data leave; a ledger that is away stops nobody from looking into it.
     """
     why, name = said(reason, "--reason"), who(operator)
     ids = checked_ids(payout_ids or [])
@@ -84,7 +88,9 @@ def forensics(
         "operators.json": lambda given: run(_operators(given, hours)),
         **{f"payouts/{payout_id}.json": _payout_writer(payout_id) for payout_id in ids},
     }
-    missing = _write_all(partial, writers, settings)
+    detail = {"reason": why, "payouts": ids[:NOTED_PAYOUTS_MAX], "payouts_in_all": len(ids), "hours": hours}
+    is_recorded = recorded_if_reachable(settings, name, FORENSICS_BEGUN, detail)
+    missing = _write_all(partial, writers, settings) + ([] if is_recorded else [HISTORY_LINE])
     _write_manifest(partial, name, why, missing)
     partial.rename(out)
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())

@@ -3,22 +3,27 @@
 Workers ask this all the time, behind their committed offsets; here a person asks it again, after an incident.
 Nothing is ever produced again: a second record would be a repeat of a request that perhaps nobody knows. `--drive` only
 moves the workers' own bookmark back, and they handle what is missing as they handle everything, with their keys, their
-leases and their idempotent handlers. Looking twice at a record is harmless at any time.
+leases and their idempotent handlers. Looking twice at a record is harmless at any time. What is driven in may be paid,
+so the command shows the payouts and the money first, asks, and writes who did it and why into the history (P9).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import asyncpg
 import typer
+from confluent_kafka import Message
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from ledger.connections import failure_of, session_settings
 from ledger.interface import InboundPosition, Ledger, LedgerError, LedgerUnavailable
+from ledger.offset_actions import offset_actions
+from ledger.operator_notes import INTAKE_DRIVE_BEGUN, INTAKE_DRIVEN, note
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, KAFKA, registry_of, settings_for
@@ -26,6 +31,10 @@ from ops.exit_codes import ExitCode
 from ops.failures import refused, unreachable, usage_error
 from ops.kafka import Span as Range
 from ops.kafka import committed_offsets, connect_admin, offsets, our_topics, record_time, spans_of
+from ops.offset_apply import locked
+from ops.offset_effects import Reader, Tally, effect_text, known_of
+from ops.offset_plans import Effect
+from ops.operator_actions import DryRunOption, OperatorOption, YesOption, answers, confirmed, said, who
 from ops.options import OutputOption
 from ops.output import Column, Output, Step, emit_rows, message, parse_time, progress
 from schemas.card_numbers import looks_like_card_number
@@ -41,6 +50,7 @@ DRIVE_SECONDS: Final = 180.0
 """Workers wait a minute before they drive a record in; then it takes a moment each."""
 ASK_AGAIN_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 5.0
+NOTED_PARTITIONS_MAX: Final = 50
 WITHHELD: Final = "[withheld]"
 
 LOOK_AGAIN: Final = """
@@ -65,13 +75,29 @@ def _noun() -> None:
     """The records that others produce: is every one of them accounted for?"""
 
 
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """Who lets the missing records be driven in, and why."""
+
+    operator: str
+    reason: str
+    dry_run: bool
+    yes: bool
+
+
+Missing = Sequence[tuple[InboundPosition, datetime | None]]
+"""Records that the ledger does not know, and when they were produced."""
+Count = Callable[[Sequence[Message]], Awaitable[None]]
+
+
 @app.command(
     "verify",
     epilog=ending(
         "payouts intake verify",
         "payouts intake verify --from-time 2026-11-22T17:00:00Z --output json",
         "payouts intake verify --topic payout_requests --partition 3 --from 120000",
-        "payouts intake verify --drive",
+        'payouts intake verify --drive --reason "INC-126: passed unseen" --dry-run',
+        'payouts intake verify --drive --reason "INC-126: passed unseen" --operator maria --yes',
         codes=(ExitCode.FOUND, ExitCode.USAGE, ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
@@ -85,21 +111,43 @@ def verify(
     topic: Annotated[str | None, typer.Option(help=f"Only this topic: {', '.join(INBOUND_TOPICS)}.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only this partition, of every topic asked for.")] = None,
     drive: Annotated[bool, typer.Option("--drive", help="Let the workers handle what is missing, and wait.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; needed with --drive, stays in the ledger's history.")] = "",
+    operator: OperatorOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Look up every inbound record below the committed offsets in the ledger, and show those it does not know.
 
-    Without --drive nothing is changed. Ends with 1 if something is missing (with --drive: still missing).
+    Without --drive nothing is changed. Ends with 1 if something is missing (with --drive: still missing). --drive
+    cannot be undone, and looking twice is harmless: what was driven in is a payout like any other, to be held or
+    cancelled before it is sent.
     """
     since = _checked(from_offset, from_time, topic, partition)
+    wanted = _drive_wanted(reason, operator, output, drive=drive, dry_run=dry_run, yes=yes)
     settings = settings_for(KAFKA, DATABASE)
     ranges = _ranges(settings, topic, partition, from_offset, since)
-    missing = run(_verify(settings, ranges, drive=drive))
+    missing = run(_verify(settings, ranges, wanted))
     emit_rows(missing, COLUMNS, output)
     left = [row for row in missing if row["fate"] != "driven in"]
+    if dry_run:
+        message("Nothing was changed (--dry-run).")
     if left:
         message(f"{len(left)} record(s) are not accounted for." + ("" if drive else " See --drive."))
         raise typer.Exit(ExitCode.FOUND)
+
+
+def _drive_wanted(
+    reason: str, operator: str | None, output: Output, *, drive: bool, dry_run: bool, yes: bool
+) -> Drive | None:
+    """What is to be done about missing records; None: nothing. Raises CommandFailed (usage)."""
+    if not drive:
+        if reason or dry_run or yes:
+            raise usage_error("without --drive nothing is changed", next_step="add --drive, or leave the others out")
+        return None
+    name, why = who(operator), said(reason, "--reason")
+    answers(yes=yes, dry_run=dry_run, wait=None, output=output)
+    return Drive(name, why, dry_run, yes)
 
 
 def _checked(
@@ -140,18 +188,20 @@ def _ranges(
     return [asked for asked in ranges if not asked.is_empty]
 
 
-async def _verify(settings: Settings, ranges: Sequence[Range], *, drive: bool) -> list[dict[str, Any]]:
+async def _verify(settings: Settings, ranges: Sequence[Range], wanted: Drive | None) -> list[dict[str, Any]]:
     url = registry_of(settings)
     codec = Codec(RegistryResolver(url) if url else PinnedResolver(), topic_prefix=settings.payouts_topic_prefix)
     records = KafkaRecords(confluent_config(settings), settings.group)
     try:
         async with connected_ledger(settings) as ledger:
-            missing = await _look(ledger, codec, records, settings, ranges)
-            if drive and missing:
-                await _refuse_after_a_restore(ledger, records, missing)
-                left = await _drive(settings, ledger, records, [position for position, _ in missing])
-                return [_row(position, at, "missing" if position in left else "driven in") for position, at in missing]
-            return [_row(position, at, "missing") for position, at in missing]
+            missing: Missing
+            left: Container[InboundPosition]
+            if wanted is None:
+                missing = await _look(ledger, codec, records, settings, ranges)
+                left = {position for position, _ in missing}
+            else:
+                missing, left = await _driven_in(settings, ledger, codec, records, ranges, wanted)
+            return [_row(position, at, "missing" if position in left else "driven in") for position, at in missing]
     except Unreadable as error:
         raise unreachable("Kafka could not be read to the committed offsets", why=str(error)) from None
     finally:
@@ -160,8 +210,14 @@ async def _verify(settings: Settings, ranges: Sequence[Range], *, drive: bool) -
 
 
 async def _look(
-    ledger: Ledger, codec: Codec, records: KafkaRecords, settings: Settings, ranges: Sequence[Range]
+    ledger: Ledger,
+    codec: Codec,
+    records: KafkaRecords,
+    settings: Settings,
+    ranges: Sequence[Range],
+    count: Count | None = None,
 ) -> list[tuple[InboundPosition, datetime | None]]:
+    """What is missing; `count` gets those records, too. Raises Unreadable, LedgerUnavailable, RegistryUnavailable."""
     missing: list[tuple[InboundPosition, datetime | None]] = []
     looked_up = 0
     with progress("offsets looked up", sum(asked.end - asked.first for asked in ranges)) as step:
@@ -169,9 +225,11 @@ async def _look(
             slot, first = (asked.topic, asked.partition), asked.first
             while first < asked.end and len(missing) < MISSING_MAX:
                 span = await records.read(slot, first, asked.end)
-                times = {record.offset(): record_time(record) for record in span.records}
+                by_offset = {record.offset(): record for record in span.records}
                 found = await missing_of(ledger, codec, slot, span, settings.payouts_topic_prefix)
-                missing += [(position, times.get(position.offset)) for position in found]
+                missing += [(position, record_time(by_offset[position.offset])) for position in found]
+                if count is not None:
+                    await count([by_offset[position.offset] for position in found])
                 looked_up += len(span.records)
                 _tell(step, span.next_offset - first)
                 first = span.next_offset
@@ -208,12 +266,10 @@ def _first_of_each(missing: Iterable[InboundPosition]) -> dict[Slot, int]:
     return first
 
 
-async def _refuse_after_a_restore(
-    ledger: Ledger, records: KafkaRecords, missing: Sequence[tuple[InboundPosition, datetime | None]]
-) -> None:
+async def _refuse_after_a_restore(ledger: Ledger, records: KafkaRecords, missing: Sequence[InboundPosition]) -> None:
     """L11: what a restored copy misses may have been paid. Raises CommandFailed (refused), Unreadable."""
     numbers: dict[str, set[int]] = {}
-    for position, _ in missing:
+    for position in missing:
         numbers.setdefault(position.topic, set()).add(position.partition)
     for topic, asked in numbers.items():
         marked = await records.marked(topic, sorted(asked))
@@ -224,6 +280,63 @@ async def _refuse_after_a_restore(
                 why="the missing requests may have been paid before; driving them in could pay them twice",
                 next_step="work through `Database restored from a copy` of the runbook; no command drives these in",
             )
+
+
+async def _driven_in(
+    settings: Settings, ledger: Ledger, codec: Codec, records: KafkaRecords, ranges: Sequence[Range], wanted: Drive
+) -> tuple[Missing, Container[InboundPosition]]:
+    """Look, show what follows, ask, write it down, do it; what was missing, and what still is.
+
+    One operator at a time, and none while another moves offsets: each would wait for what the other changes.
+    Raises CommandFailed, Unreadable, LedgerError, RegistryUnavailable.
+    """
+    url = settings.database_url.get_secret_value()
+    reader = Reader(settings, codec, records)
+    missing: Missing
+    async with offset_actions(url) as actions:
+        with Tally() as tally:
+
+            async def count(found: Sequence[Message]) -> None:
+                named = [await reader.named(one) for one in found]
+                tally.add(named, await known_of(actions, named))
+
+            missing = await _look(ledger, codec, records, settings, ranges, count)
+            effect = tally.effect()
+        positions = [position for position, _ in missing]
+        await _refuse_after_a_restore(ledger, records, positions)
+        _tell_effect(effect, positions)
+        if wanted.dry_run or not positions:
+            return missing, set(positions)
+        confirmed("Let the workers drive these in", wanted.operator, yes=wanted.yes)
+        await locked(actions)
+        # While it was shown and asked, somebody else may have driven in the same.
+        positions = list(await ledger.unaccounted(positions))
+        if not positions:
+            message("All of them are accounted for meanwhile: nothing was done.")
+            return missing, ()
+        facts = {"reason": wanted.reason, "records": len(positions), **_noted(effect, positions)}
+        await note(url, wanted.operator, INTAKE_DRIVE_BEGUN, facts)
+        left = await _drive(settings, ledger, records, positions)
+        await note(url, wanted.operator, INTAKE_DRIVEN, {"reason": wanted.reason, "left": len(left)})
+    return missing, set(left)
+
+
+def _tell_effect(effect: Effect, missing: Sequence[InboundPosition]) -> None:
+    message(f"Missing: {effect_text(effect)}.")
+    message("What is a payout among them is validated, screened and, if nothing forbids it, PAID by the workers.")
+    for (topic, partition), first in sorted(_first_of_each(missing).items()):
+        message(f"{topic} {partition}: the workers look up again what lies from offset {first} on.")
+
+
+def _noted(effect: Effect, missing: Sequence[InboundPosition]) -> dict[str, Any]:
+    """What the history keeps of it: short enough for a line, however much is missing."""
+    first = sorted(_first_of_each(missing).items())
+    return {
+        "payouts": effect.payouts,
+        "money": dict(effect.money),
+        "from": [f"{topic} {partition} {offset}" for (topic, partition), offset in first[:NOTED_PARTITIONS_MAX]],
+        "partitions": len(first),
+    }
 
 
 async def _drive(

@@ -15,6 +15,7 @@ from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
 from ops.findings import Finding, Status
 from ops.ledger_queries import reading, server_version
+from ops.operator_actions import DryRunOption, OperatorOption, OptionalReasonOption, who_or_what, why_if_given
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.stuck import age_text
@@ -45,6 +46,12 @@ SESSION_COLUMNS: Final = (
     Column("waits_for", "WAITS FOR"),
     Column("blocked_by", "BLOCKED BY"),
 )
+SLOW_COLUMNS: Final = (
+    Column("query_id", "STATEMENT", right=True),
+    Column("calls", "CALLS", right=True),
+    Column("mean", "MEAN ms", right=True),
+    Column("max", "MAX ms", right=True),
+)
 STANDBY_COLUMNS: Final = (
     Column("name", "STANDBY"),
     Column("state", "STATE"),
@@ -53,7 +60,10 @@ STANDBY_COLUMNS: Final = (
     Column("replay_lag_seconds", "LAG s", right=True),
 )
 GIBIBYTE: Final = 1024**3
-OWN_TABLES: Final = ("tables", "indexes", "sessions", "standbys", "slots", "findings")
+OWN_TABLES: Final = (
+    *("tables", "indexes", "sessions", "standbys", "slots", "findings"),
+    *("slow_statements", "slow_statements_not_counted"),
+)
 """What the table shows apart, or not at all (JSON has it)."""
 
 app = new_app("The ledger: its schema, what is in it, and whether it is the one that we know.")
@@ -66,18 +76,34 @@ adopt.register(app)
     "migrate",
     epilog=ending(
         "payouts ledger migrate",
-        "payouts ledger migrate --output json",
+        "payouts ledger migrate --dry-run",
+        'payouts ledger migrate --operator release-1.4 --reason "OPS-31: before the workers of 1.4" --output json',
         codes=(ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
-def migrate_(output: OutputOption = Output.TABLE) -> None:
-    """Bring the schema forward, on a live system. Does nothing when nothing is pending; safe to run at any time."""
-    from ledger.migrate import migrate
+def migrate_(
+    reason: OptionalReasonOption = None,
+    operator: OperatorOption = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring the schema forward, on a live system. Does nothing when nothing is pending; safe to run at any time.
 
-    settings = settings_for(DATABASE)
-    result = run(migrate(settings.database_url.get_secret_value()))
+    It moves no money, and workers go on meanwhile. Who applied which revisions is in the ledger's history. There is no
+    undo: a release runs on the tables of the next one, so the old image is the way back.
+    """
+    from ledger.migrate import migrate, migration_status
+
+    name, why = who_or_what(operator), why_if_given(reason)
+    url = settings_for(DATABASE).database_url.get_secret_value()
+    if dry_run:
+        now = run(migration_status(url))
+        emit_object({"before": now.current, "after": now.current, "applied": [], "pending": list(now.pending)}, output)
+        message(f"{len(now.pending)} revision(s) would be applied. Nothing was changed (--dry-run).")
+        return
+    result = run(migrate(url, operator=name, detail=why))
     emit_object({"before": result.before, "after": result.after, "applied": list(result.applied)}, output)
-    message("Nothing was pending." if not result.applied else f"{len(result.applied)} revision(s) applied.")
+    message("Nothing was pending." if not result.applied else f"{len(result.applied)} revision(s) applied, by {name}.")
 
 
 @app.command(
@@ -109,8 +135,9 @@ def status(
 ) -> None:
     """Show the schema's revision, the mode, durability, the sealed history, counts, and how the database itself is.
 
-    Sessions, locks waited for, sizes, bloat, vacuum, standbys, numbers issued. What is out of bounds is a finding:
-    exit code 1. Whether the database is the one that published the audit is asked of Kafka, if that can be reached.
+    Sessions, locks waited for, sizes, bloat, vacuum, standbys, numbers issued, the slowest statements of the past by
+    their ids (pg_stat_statements). What is out of bounds is a finding: exit code 1. Whether the database is the one
+    that published the audit is asked of Kafka, if that can be reached.
     """
     bounds = Bounds(
         statement_seconds=statement_seconds,
@@ -163,9 +190,22 @@ def _show(values: dict[str, Any]) -> None:
             for one in database["standbys"]
         ]
         emit_rows(rows, STANDBY_COLUMNS, Output.TABLE)
+    _show_slow(database)
     for found in database["findings"]:
         if found["status"] == Status.WARN.value:
             message(f"note: {found['detail']}: {found['advice']}")
+
+
+def _show_slow(database: dict[str, Any]) -> None:
+    if database["slow_statements"]:
+        print()
+        rows = [
+            one | {"mean": f"{one['mean_ms']:.1f}", "max": f"{one['max_ms']:.1f}"}
+            for one in database["slow_statements"]
+        ]
+        emit_rows(rows, SLOW_COLUMNS, Output.TABLE)
+    elif (why := database["slow_statements_not_counted"]) is not None:
+        message(f"note: slow statements of the past are not counted (pg_stat_statements): {why}")
 
 
 def _seconds(seconds: float | None) -> str | None:

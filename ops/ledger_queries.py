@@ -24,6 +24,8 @@ PEOPLES_TRANSITIONS: Final = (
     "resolved_paid",
     "resolved_not_paid",
     "resolution_undone",
+    "hand_back_proposed",
+    "hand_back_agreed",
     "review_approved_once",
     "review_approved",
     "review_rejected",
@@ -41,6 +43,14 @@ SELECT review_case_id AS case_id, payout_id, originator_id, amount_minor, curren
 FROM payouts WHERE state = 'IN_REVIEW'
 ORDER BY state_at, payout_id
 LIMIT $1
+"""
+
+# What a call to Visa is next for, or under way: held ones wait for people.
+WAITING_FOR_VISA: Final = """
+SELECT currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor FROM payouts
+WHERE NOT held AND (state IN ('CLEARED', 'SUBMITTING', 'PENDING', 'UNKNOWN')
+    OR compensation IN ('REQUIRED', 'RUNNING', 'UNKNOWN') AND compensation_executor = 'PROCESSOR')
+GROUP BY currency ORDER BY currency
 """
 
 INTAKE: Final = """
@@ -93,6 +103,12 @@ async def open_cases(database_url: str, limit: int) -> Sequence[Mapping[str, Any
     """Payouts that wait for a reviewer, oldest first; at most `limit` of them."""
     async with reading(database_url) as connection:
         return [dict(record) for record in await connection.fetch(OPEN_CASES, limit)]
+
+
+async def waiting_for_visa(database_url: str) -> list[dict[str, Any]]:
+    """Payouts and money for each currency that wait for a call to Visa, or for its answer."""
+    async with reading(database_url) as connection:
+        return [dict(record) for record in await connection.fetch(WAITING_FOR_VISA)]
 
 
 async def intake_of(database_url: str, payout_id: str) -> Sequence[Mapping[str, Any]]:

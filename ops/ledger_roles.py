@@ -142,6 +142,7 @@ def _rights(names: RoleNames) -> list[dict[str, Any]]:
         for table, rights in given.items()
     ]
     rows.append({"role": names.auditor, "object": "every table", "rights": "SELECT"})
+    rows.append({"role": names.auditor, "object": "history", "rights": _short(WORKER_RIGHTS["history"][1])})
     rows += [
         {"role": f"{names.prefix}_{name}", "object": SEQUENCE, "rights": right}
         for name, right in SEQUENCE_RIGHTS.items()

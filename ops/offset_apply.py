@@ -224,9 +224,9 @@ async def locked(actions: OffsetActions) -> None:
     """Nobody else moves offsets from here on. Raises CommandFailed (refused)."""
     if not await actions.lock():
         raise refused(
-            "somebody else is moving offsets at this moment",
+            "somebody else is moving offsets, or has records driven in, at this moment",
             why="two plans at once would each count what the other changes",
-            next_step="wait until he is done; then make a new plan",
+            next_step="wait until he is done; then look again, and make a new plan",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from confluent_kafka import Message
 
 from ledger.offset_actions import OffsetActions, Payout
+from ops.effects import totals_text
 from ops.environment import registry_of
 from ops.offset_plans import Effect, Move, Place
 from ops.output import Step, progress
@@ -69,12 +70,13 @@ class Reader:
         first = span.start
         while first < span.stop:
             found = await self.records.read(place, first, span.stop)
-            yield [await self._named(message) for message in found.records]
+            yield [await self.named(message) for message in found.records]
             for _ in range(found.next_offset - first):
                 step()
             first = found.next_offset
 
-    async def _named(self, message: Message) -> Named:
+    async def named(self, message: Message) -> Named:
+        """What one record is. Raises RegistryUnavailable."""
         record = record_of(message)
         try:
             topic = topic_of(record.topic, self._prefix)
@@ -174,6 +176,17 @@ class Tally:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._names.close()
+
+
+def effect_text(effect: Effect) -> str:
+    """`12 payouts, 250.00 USD, in 14 records, …`; `nothing` of nothing. Pure."""
+    parts = [f"{effect.payouts} payouts", totals_text(effect.money), f"in {effect.records} records"]
+    parts += [f"{effect.ended} have an outcome already", f"{effect.open} are open"]
+    if effect.unseen:
+        parts.append(f"{effect.unseen} the ledger has not seen")
+    if effect.undecodable or effect.foreign:
+        parts.append(f"{effect.undecodable} records cannot be decoded, {effect.foreign} are nobody's payout here")
+    return ", ".join(parts) if effect.records else "nothing"
 
 
 @asynccontextmanager

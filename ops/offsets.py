@@ -32,6 +32,7 @@ from ops.offset_apply import (
     write_new,
 )
 from ops.offset_cluster import Cluster
+from ops.offset_effects import effect_text
 from ops.offset_plans import (
     CANNOT_BE_SEEN,
     FILE_BYTES_MAX,
@@ -40,7 +41,6 @@ from ops.offset_plans import (
     UNDO_AGE_SECONDS,
     BeyondTheLog,
     CommittedPlace,
-    Effect,
     FileChanged,
     FileUnreadable,
     Move,
@@ -353,7 +353,7 @@ def _show_plan(made: OffsetPlan, output: Output) -> None:
         return
     emit_rows([_move_row(move) for move in made.moves], MOVE_COLUMNS, output)
     print()
-    emit_object({"skipped": _effect_text(made.skip), "read again": _effect_text(made.replay)}, output)
+    emit_object({"skipped": effect_text(made.skip), "read again": effect_text(made.replay)}, output)
 
 
 def _document(made: OffsetPlan) -> dict[str, Any]:
@@ -365,16 +365,6 @@ def _move_row(move: Move) -> dict[str, Any]:
     direction = "skip" if move.delta > 0 else "replay" if move.delta < 0 else "none"
     shown = {"topic": move.topic, "partition": move.partition, "old": move.old, "new": move.new, "delta": move.delta}
     return shown | {"direction": direction, "clamped": move.clamped, "earliest": move.earliest, "latest": move.latest}
-
-
-def _effect_text(effect: Effect) -> str:
-    parts = [f"{effect.payouts} payouts", totals_text(effect.money), f"in {effect.records} records"]
-    parts += [f"{effect.ended} have an outcome already", f"{effect.open} are open"]
-    if effect.unseen:
-        parts.append(f"{effect.unseen} the ledger has not seen")
-    if effect.undecodable or effect.foreign:
-        parts.append(f"{effect.undecodable} records cannot be decoded, {effect.foreign} are nobody's payout here")
-    return ", ".join(parts) if effect.records else "nothing"
 
 
 def _tell_effect(made: OffsetPlan) -> None:
@@ -497,8 +487,8 @@ def _show_back(back: Back, output: Output) -> None:
     emit_object(
         {
             "released": f"{payouts} payouts, {totals_text(released)}: MONEY MOVES once workers run",
-            "read again": _effect_text(back.plan.replay),
-            "passed, and known": _effect_text(back.plan.skip),
+            "read again": effect_text(back.plan.replay),
+            "passed, and known": effect_text(back.plan.skip),
         },
         output,
     )

@@ -4,14 +4,18 @@ action = Action(name="hold", operator="maria", event=lambda row, history: Held("
 perform(action, ["order-2026-000017"], answers(yes=True, dry_run=False, wait=None, output=Output.TABLE))
 """
 
+import os
+import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
 
+from ledger.interface import LedgerError
+from ledger.operator_notes import note
 from ops.action_plans import Action, Ended, Plan, Result, carry_out, look, wait_until_announced
 from ops.asynchronous import connected_ledger, run
 from ops.effects import money_facts, money_totals, totals_text
@@ -46,6 +50,10 @@ class Answers:
 
 PayoutsArgument = Annotated[list[str], typer.Argument(metavar="PAYOUT_ID", help="The payouts, by their ids.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; stays in the ledger's history. No names, no card numbers.")]
+OptionalReasonOption = Annotated[
+    str | None, typer.Option(help="Why, if there is more to say than that it was time; stays in the ledger's history.")
+]
+"""For what pipelines and schedules run: nobody is there to ask, and a made-up reason would be a lie in the audit."""
 OperatorOption = Annotated[
     str | None, typer.Option(help="Who; the system's user when not given (PAYOUTS_OPERATOR, USER).")
 ]
@@ -78,12 +86,47 @@ def who(operator: str | None) -> str:
     return name
 
 
+def who_or_what(operator: str | None) -> str:
+    """The same for what runs without a person: the system's user, else the process's user id and its machine."""
+    name = checked_text(operator or operator_name() or "", "--operator")
+    return name or checked_text(f"uid {os.getuid()} on {socket.gethostname()}", "the machine's name")
+
+
+def why_if_given(reason: str | None) -> dict[str, str]:
+    """A reason as the history keeps it; nothing where none was given. Raises CommandFailed for an empty one."""
+    return {} if reason is None else {"reason": said(reason, "--reason")}
+
+
+def recorded_if_reachable(settings: Settings, operator: str, transition: str, detail: Mapping[str, Any]) -> bool:
+    """A line of the history about what was done elsewhere, in Kafka or the registry; whether it could be written.
+
+    It must not stop the work: topics and schemas come before there is a ledger, and where they are made there may be
+    no way to it. Then it is said, and the pipeline's own log is the record.
+    """
+    problems = [problem for problem in settings.problems() if problem.startswith(DATABASE)]
+    try:
+        if not problems:
+            run(note(settings.database_url.get_secret_value(), operator, transition, detail))
+            return True
+        why = problems[0]
+    except LedgerError as error:
+        why = str(error)
+    message(f"Not in the ledger's history (by {operator}): {why}")
+    return False
+
+
 def said(text: str, option: str) -> str:
     """A reason or evidence, which must not be empty. Raises CommandFailed without quoting it."""
     checked = checked_text(text, option)
     if not checked:
         raise usage_error(f"{option} is empty", next_step="say why: whoever reads the history later depends on it")
     return checked
+
+
+def confirmed(question: str, operator: str, *, yes: bool) -> None:
+    """Asked for and agreed to. Raises CommandFailed where it is not."""
+    if not yes and not typer.confirm(f"{question}, as {operator}?", err=True):
+        raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
 
 
 def checked_ids(payout_ids: Sequence[str]) -> list[str]:
@@ -115,8 +158,7 @@ def perform(action: Action, payout_ids: Sequence[str], wanted: Answers) -> list[
     if wanted.dry_run or not to_do:
         results = [Result(plan, plan.ended, plan.why, plan.row) for plan in plans]
     else:
-        if not wanted.yes and not typer.confirm(f"Do it ({action.name}, as {action.operator})?", err=True):
-            raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
+        confirmed(f"Do it: {action.name}", action.operator, yes=wanted.yes)
         results = run(_carried_out(settings, action, plans, wanted.wait_seconds))
     _tell(action, results, wanted)
     if (code := exit_code(results)) is not ExitCode.OK:

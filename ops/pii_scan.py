@@ -153,8 +153,8 @@ def _search_topics(
     return reading.complete
 
 
-def _write_metrics(path: Path, findings: Findings) -> None:
-    """Raises CommandFailed. Whoever alerts looks at the time too: a scan that does not run finds nothing."""
+def scan_metrics(findings: Findings) -> CollectorRegistry:
+    """What a scan found. Whoever alerts looks at the time too: a scan that does not run finds nothing."""
     registry = CollectorRegistry()
     results = Gauge("pii_scan_results", "Personal data found in clear, by kind.", ["kind"], registry=registry)
     for kind in Kind:
@@ -163,8 +163,13 @@ def _write_metrics(path: Path, findings: Findings) -> None:
     unsearched.set(len(findings.unsearched))
     finished = Gauge("pii_scan_finished_timestamp_seconds", "When the scan ended.", registry=registry)
     finished.set_to_current_time()
+    return registry
+
+
+def _write_metrics(path: Path, findings: Findings) -> None:
+    """Raises CommandFailed."""
     try:
-        write_to_textfile(str(path), registry)
+        write_to_textfile(str(path), scan_metrics(findings))
     except OSError as error:
         raise unreachable("the metrics cannot be written", why=error.strerror or type(error).__name__) from None
 

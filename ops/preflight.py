@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from ledger.waiting import PATIENCE_SECONDS, PATIENCE_TEST_SECONDS
 from ops.application import ending
 from ops.asynchronous import connected_ledger, run
 from ops.database_status import Bounds
@@ -16,7 +17,6 @@ from ops.findings import Finding, Status
 from ops.ledger import database_status
 from ops.options import OutputOption
 from ops.output import Output, emit_rows, message, progress
-from ops.stuck import PATIENCE_SECONDS, PATIENCE_TEST_SECONDS
 from ops.stuck import found as stuck_found
 from processors.visa.breaker import BreakerState
 from schemas.registry import check_schemas

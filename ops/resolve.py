@@ -1,12 +1,14 @@
-"""`payouts resolve`: two people end a payout of which nobody else can say whether it was paid (S6).
+"""`payouts resolve`: two people end a payout of which nobody else can say whether it was paid (S6), or a compensation
 
-The proposal is no column: it is the history's line `resolution_proposed` whose version is the row's. Whatever happens
-to the payout afterwards makes the row's version another one, and the proposal void.
+of which nobody else can say that it was made (C4).
+
+A proposal is no column: it is the history's line that says so, with the version that the row still has. Whatever
+happens to the payout afterwards makes the row's version another one, and the proposal void.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -28,13 +30,16 @@ from ops.operator_actions import (
 from ops.options import OutputOption
 from ops.output import Output, message
 from ops.redaction import redacted
-from processors.payout.events import ResolutionProposed, ResolutionUndone, Resolved
+from processors.payout.events import HandBackAgreed, HandBackProposed, ResolutionProposed, ResolutionUndone, Resolved
 from processors.payout.row import PayoutRow
 from processors.payout.step import Nothing
 
 PayoutArgument = Annotated[str, typer.Argument(metavar="PAYOUT_ID", help="The payout, by its id.")]
 PaidOption = Annotated[
     bool | None, typer.Option("--paid/--not-paid", help="Whether the recipient has the money, as the evidence shows.")
+]
+HandedBackOption = Annotated[
+    bool, typer.Option("--handed-back", help="That a person has handed back what a MANUAL compensation waits for.")
 ]
 EvidenceOption = Annotated[
     str | None,
@@ -48,11 +53,16 @@ UndoOption = Annotated[bool, typer.Option("--undo", help="Take a resolution back
 WhyOption = Annotated[str | None, typer.Option("--reason", help="With --undo: why; stays in the ledger's history.")]
 
 
+HAND_BACK_PROPOSED: Final = "hand_back_proposed"
+"""The history's transition of the other kind of proposal; its detail has evidence and by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """What the first person said, and which version of the row he made by it."""
 
-    paid: bool
+    paid: bool | None
+    """None: that the funding was handed back."""
     evidence: str
     proposer: str
     version: int
@@ -66,6 +76,8 @@ def register(app: typer.Typer) -> None:
             'payouts resolve order-2026-000017 --paid --evidence "Visa case 4711: credited" --operator maria --dry-run',
             'payouts resolve order-2026-000017 --paid --evidence "Visa case 4711: credited" --operator maria --yes',
             "payouts resolve order-2026-000017 --paid --approve 7 --operator jan --yes --wait 30",
+            'payouts resolve order-2026-000017 --handed-back --evidence "bank transfer 0815 of 2026-11-27" --dry-run',
+            "payouts resolve order-2026-000017 --handed-back --approve 9 --operator jan --yes",
             'payouts resolve order-2026-000017 --undo --reason "case 4711 spoke of another payout" --yes',
             codes=CODES,
         ),
@@ -75,6 +87,7 @@ def register(app: typer.Typer) -> None:
 def resolve(
     payout_id: PayoutArgument,
     paid: PaidOption = None,
+    handed_back: HandedBackOption = False,
     evidence: EvidenceOption = None,
     approve: ApproveOption = None,
     undo: UndoOption = False,
@@ -91,28 +104,40 @@ def resolve(
     somebody else, agrees with exactly that proposal (--approve VERSION, with --paid or --not-paid again): the payout is
     PAID, or FAILED and its funding handed back. Whatever happens to it in between makes the proposal void. Withdraw a
     proposal with `payouts release`. A resolution of which nothing has followed yet is taken back with --undo.
+
+    In the same way two people close a compensation that is MANUAL, once its funding is with its owner (--handed-back):
+    its originator reads COMPENSATED. No money moves by it, and it cannot be undone.
     """
-    _check_usage(paid=paid, evidence=evidence, approve=approve, undo=undo, reason=reason)
+    _check_usage(paid=paid, handed_back=handed_back, evidence=evidence, approve=approve, undo=undo, reason=reason)
     name = who(operator)
-    action, event = _asked_for(name, paid=paid, evidence=evidence, approve=approve, reason=reason)
+    outcome = None if handed_back else paid is True
+    action, event = _asked_for(name, outcome, evidence=evidence, approve=approve, reason=reason)
     wanted = answers(yes=yes, dry_run=dry_run, wait=wait, output=output)
     (result,) = perform(Action(name=action, operator=name, event=event, every_fact=True), [payout_id], wanted)
     if evidence is not None and result.ended is Ended.DONE and result.row is not None:
-        agree = f"payouts resolve {payout_id} {_word(paid is True)} --approve {result.row.version}"
+        agree = f"payouts resolve {payout_id} {_word(outcome)} --approve {result.row.version}"
         message(f"Nothing is resolved yet. Somebody else than {name} must agree: `{agree}`.")
 
 
 def _check_usage(
-    *, paid: bool | None, evidence: str | None, approve: int | None, undo: bool, reason: str | None
+    *,
+    paid: bool | None,
+    handed_back: bool,
+    evidence: str | None,
+    approve: int | None,
+    undo: bool,
+    reason: str | None,
 ) -> None:
     if undo:
-        if reason is None or paid is not None or evidence is not None or approve is not None:
+        if reason is None or paid is not None or handed_back or evidence is not None or approve is not None:
             raise usage_error("--undo goes with --reason and with nothing else of a resolution")
         return
     if reason is not None:
         raise usage_error("--reason goes with --undo", next_step="a proposal has --evidence")
-    if paid is None:
-        raise usage_error("--paid or --not-paid is missing", next_step="say what the evidence shows")
+    if (paid is None) is not handed_back:
+        raise usage_error(
+            "give one of --paid, --not-paid and --handed-back", next_step="say what the evidence shows, and only that"
+        )
     if (evidence is None) is (approve is None):
         raise usage_error(
             "give either --evidence or --approve",
@@ -122,39 +147,40 @@ def _check_usage(
 
 
 def _asked_for(
-    name: str, *, paid: bool | None, evidence: str | None, approve: int | None, reason: str | None
+    name: str, outcome: bool | None, *, evidence: str | None, approve: int | None, reason: str | None
 ) -> tuple[str, EventOf]:
-    """What the action is called, and the event that it is."""
+    """What the action is called, and the event that it is. `outcome`: paid or not, None that it was handed back."""
     if reason is not None:
         why = said(reason, "--reason")
         return "undo the resolution", lambda row, _: ResolutionUndone(name, why, row.state_version)
     if approve is not None:
         version = approve
         return (
-            f"resolve as {_outcome(paid is True)}",
-            lambda row, history: approval(row, history, version, paid is True, name),
+            f"resolve as {_outcome(outcome)}",
+            lambda row, history: approval(row, history, version, outcome, name),
         )
     seen = said(evidence or "", "--evidence")
-    return f"propose to resolve as {_outcome(paid is True)}", lambda _row, _history: ResolutionProposed(
-        paid is True, seen, name
-    )
+    proposed = HandBackProposed(seen, name) if outcome is None else ResolutionProposed(outcome, seen, name)
+    return f"propose to resolve as {_outcome(outcome)}", lambda _row, _history: proposed
 
 
 def open_proposal(row: PayoutRow, history: Sequence[HistoryEntry]) -> Proposal | None:
     """The proposal that made the row's version; None when nothing is proposed, or something happened since."""
     for entry in history:
-        if entry.version == row.version and entry.transition == PROPOSED:
+        if entry.version == row.version and entry.transition in (PROPOSED, HAND_BACK_PROPOSED):
             return _proposal(entry.version, entry.detail)
     return None
 
 
 def _proposal(version: int, detail: Mapping[str, Any]) -> Proposal:
-    return Proposal(bool(detail["paid"]), str(detail["evidence"]), str(detail["by"]), version)
+    return Proposal(
+        bool(detail["paid"]) if "paid" in detail else None, str(detail["evidence"]), str(detail["by"]), version
+    )
 
 
 def approval(
-    row: PayoutRow, history: Sequence[HistoryEntry], version: int, paid: bool, approver: str
-) -> Resolved | Nothing:
+    row: PayoutRow, history: Sequence[HistoryEntry], version: int, outcome: bool | None, approver: str
+) -> Resolved | HandBackAgreed | Nothing:
     """The event by which a second person agrees, or why this is no agreement with what is proposed now."""
     proposal = open_proposal(row, history)
     if proposal is None:
@@ -163,14 +189,18 @@ def approval(
         return Nothing(
             f"the proposal that waits is version {proposal.version}, by {redacted(proposal.proposer)}: read it first"
         )
-    if proposal.paid is not paid:
-        return Nothing(f"{redacted(proposal.proposer)} proposed {_word(proposal.paid)}, not {_word(paid)}")
+    if proposal.paid is not outcome:
+        return Nothing(f"{redacted(proposal.proposer)} proposed {_word(proposal.paid)}, not {_word(outcome)}")
+    if proposal.paid is None:
+        return HandBackAgreed(proposal.evidence, proposal.proposer, approver, proposal.version)
     return Resolved(proposal.paid, proposal.evidence, proposal.proposer, approver, proposal.version)
 
 
 def _no_proposal(row: PayoutRow, history: Sequence[HistoryEntry], version: int) -> str:
     """What happened since the proposal that the second person has read."""
-    named = [entry for entry in history if entry.version == version and entry.transition == PROPOSED]
+    named = [
+        entry for entry in history if entry.version == version and entry.transition in (PROPOSED, HAND_BACK_PROPOSED)
+    ]
     if not named:
         return f"version {version} is no proposal to resolve this payout; it is {row.state.value} at {row.version}"
     since = ", ".join(
@@ -181,9 +211,9 @@ def _no_proposal(row: PayoutRow, history: Sequence[HistoryEntry], version: int) 
     return f"the proposal is void, because the payout changed since: {since}; look at it and propose again"
 
 
-def _outcome(paid: bool) -> str:
-    return "paid" if paid else "not paid"
+def _outcome(paid: bool | None) -> str:
+    return "handed back" if paid is None else "paid" if paid else "not paid"
 
 
-def _word(paid: bool) -> str:
-    return "--paid" if paid else "--not-paid"
+def _word(paid: bool | None) -> str:
+    return "--handed-back" if paid is None else "--paid" if paid else "--not-paid"

@@ -4,14 +4,18 @@ Who may decide, and how many have to approve, is decided by the workers when the
 tell the reviewer here, before anything is published.
 """
 
+import asyncio
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
+from ledger.interface import HistoryEntry
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
 from ops.effects import effects
@@ -21,7 +25,14 @@ from ops.failures import CommandFailed, refused, usage_error
 from ops.kafka import connect_admin, our_topics, send_one
 from ops.ledger_queries import ROWS_MAX, open_cases
 from ops.money_text import amount_text
-from ops.operator_actions import Answers, DryRunOption, YesOption, answers, refuse_where_nobody_decides
+from ops.operator_actions import (
+    WAIT_MAX_SECONDS,
+    Answers,
+    DryRunOption,
+    YesOption,
+    answers,
+    refuse_where_nobody_decides,
+)
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.people import checked_text
@@ -33,16 +44,23 @@ from processors.payout.review import BARS_FROM_DECIDING
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.state_machine import apply
 from processors.payout.step import Nothing
+from processors.payout.trace import root_context
 from processors.validation.policy import PolicyInvalid
 from schemas.headers import event_headers, event_id, event_type
 from schemas.payout_id import is_payout_id
 from schemas.topics import topic_name
+from streams.handlers import WORD_LENGTH_MAX as NAME_MAX
 from streams.settings import Settings
 
 TOPIC: Final = "payout_review_decisions"
 SCHEMA: Final = "ReviewDecision"
 EVENT_SOURCE: Final = "/payouts/review"
 CASES: Final = 100
+WAIT_SECONDS: Final = 5.0
+"""A worker that is there takes a decision within a second."""
+LOOK_EVERY_SECONDS: Final = 0.2
+APPROVED: Final = frozenset({"review_approved", "review_approved_once"})
+REJECTED: Final = frozenset({"review_rejected"})
 
 _CASE = re.compile(r"(?P<payout_id>[A-Za-z0-9_-]{8,64})\.(?P<version>[1-9][0-9]{0,17})")
 
@@ -71,6 +89,14 @@ ReasonCodeOption = Annotated[
 NoteOption = Annotated[str | None, typer.Option(help="For whoever reads the case later. No names, no card numbers.")]
 ReviewerOption = Annotated[
     str | None, typer.Option(help="Who decides; the system's user when not given (PAYOUTS_OPERATOR, USER).")
+]
+
+
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=WAIT_MAX_SECONDS, help="Wait so many seconds to see whether this decision counts, or another's."
+    ),
 ]
 
 
@@ -153,14 +179,16 @@ def approve(
     reviewer: ReviewerOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    wait: WaitOption = WAIT_SECONDS,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let the payout of an open case go on to be paid; above the policy's amount, once a second person says so too.
 
     The decision is an event: a worker takes it, once, if the case is still open then. Its originator, and who held the
-    payout, cannot give it. There is no undo once a worker has it; `payouts hold` stops the payout.
+    payout, cannot give it. If another's decision came first, this one is refused (3). There is no undo once a worker
+    has it; `payouts hold` stops the payout.
     """
-    _decide(case_id, True, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=None, output=output))
+    _decide(case_id, True, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=wait, output=output))
 
 
 @app.command(
@@ -178,14 +206,16 @@ def reject(
     reviewer: ReviewerOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    wait: WaitOption = WAIT_SECONDS,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Deny the payout of an open case; captured funding is handed back. One person is enough.
 
-    The decision is an event: a worker takes it, once, if the case is still open then. There is no undo: the result is
-    published, and who wants the money paid after all sends a new payout.
+    The decision is an event: a worker takes it, once, if the case is still open then. If another's decision came first,
+    this one is refused (3). There is no undo: the result is published, and who wants the money paid after all sends a
+    new payout.
     """
-    _decide(case_id, False, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=None, output=output))
+    _decide(case_id, False, reason_code, note, reviewer, answers(yes=yes, dry_run=dry_run, wait=wait, output=output))
 
 
 def _decide(
@@ -221,9 +251,62 @@ def _decide(
         "decided_at": datetime.now(UTC),
     }
     _publish(settings, row, record, identifier)
+    found, says = run(_waited_for(settings, payout_id, decision, wanted.wait_seconds or 0.0))
     if wanted.output is Output.JSON:
-        emit_object(shown, wanted.output)
-    message(f"The decision is published; a worker takes it. See `payouts show {payout_id}`.")
+        emit_object(shown | {"standing": found.value}, wanted.output)
+    if found is Standing.OVERTAKEN:
+        raise refused(
+            "the decision is published and does not count: another one came first",
+            why=says,
+            next_step=f"see `payouts show {payout_id}`; talk to whoever decided",
+        )
+    message(says)
+
+
+class Standing(StrEnum):
+    """What became of a published decision."""
+
+    COUNTS = "counts"
+    OVERTAKEN = "overtaken"
+    """The case was ended by somebody else's, or in another way."""
+    NOT_TAKEN_YET = "not taken yet"
+
+
+def standing(decision: Decision, row: PayoutRow, history: Sequence[HistoryEntry]) -> tuple[Standing, str]:
+    """Whether the case went on by this decision, and who decided it if not. Pure."""
+    of_case = [
+        entry
+        for entry in history
+        if entry.transition in APPROVED | REJECTED and entry.detail.get("case_id") == decision.case_id
+    ]
+    own = APPROVED if decision.approved else REJECTED
+    # The worker keeps as much of a name.
+    if any(entry.transition in own and entry.detail["reviewer"] == decision.reviewer[:NAME_MAX] for entry in of_case):
+        return Standing.COUNTS, f"A worker has taken the decision: the payout is {row.state.value}."
+    if row.state is PayoutState.IN_REVIEW and row.review_case_id == decision.case_id:
+        return (
+            Standing.NOT_TAKEN_YET,
+            f"The decision is published; no worker has taken it yet. See `payouts show {row.payout_id}`.",
+        )
+    if of_case:
+        last = of_case[-1]
+        return Standing.OVERTAKEN, f"{last.transition} by {redacted(str(last.detail['reviewer']))}"
+    return Standing.OVERTAKEN, f"the payout is {row.state.value}: nobody's decision ended the case"
+
+
+async def _waited_for(
+    settings: Settings, payout_id: str, decision: Decision, wait_seconds: float
+) -> tuple[Standing, str]:
+    until = time.monotonic() + wait_seconds
+    async with connected_ledger(settings) as ledger:
+        while True:
+            row = await ledger.read(payout_id)
+            if row is None:
+                raise refused(f"the ledger has no payout {payout_id} any more")
+            found, says = standing(decision, row, await ledger.history(payout_id))
+            if found is not Standing.NOT_TAKEN_YET or time.monotonic() >= until:
+                return found, says
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
 def _check_reason_code(policy: ReviewPolicy, reason_code: str, *, approved: bool) -> None:
@@ -299,7 +382,12 @@ def _publish(settings: Settings, row: PayoutRow, record: Mapping[str, Any], iden
     with codec_for(settings) as codec:
         value = codec.encode(SCHEMA, record)
     headers = event_headers(
-        event_type(SCHEMA), EVENT_SOURCE, record["decided_at"], row.correlation_id, event_id=identifier
+        event_type(SCHEMA),
+        EVENT_SOURCE,
+        record["decided_at"],
+        row.correlation_id,
+        root_context(row).traceparent,
+        event_id=identifier,
     )
     send_one(settings, topic, row.payout_id, value, headers)
 

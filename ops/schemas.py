@@ -5,10 +5,19 @@ from typing import Any, Final
 
 import typer
 
+from ledger.operator_notes import SCHEMAS_PUSHED
 from ops.application import ending, new_app
 from ops.environment import registry_of, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import not_found, usage_error
+from ops.operator_actions import (
+    DryRunOption,
+    OperatorOption,
+    OptionalReasonOption,
+    recorded_if_reachable,
+    who_or_what,
+    why_if_given,
+)
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_rows, message
 from schemas.catalog import RECORDS, pinned_ids, versions
@@ -54,12 +63,23 @@ def check(output: OutputOption = Output.TABLE) -> None:
     "push",
     epilog=ending(
         "payouts schemas push",
+        "payouts schemas push --dry-run",
         "payouts schemas check && payouts schemas push --output json",
         codes=(ExitCode.FOUND, ExitCode.UNREACHABLE),
     ),
 )
-def push(output: OutputOption = Output.TABLE) -> None:
-    """Set FULL_TRANSITIVE for each subject and register our schemas, if the check finds nothing. Safe to repeat."""
+def push(
+    reason: OptionalReasonOption = None,
+    operator: OperatorOption = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set FULL_TRANSITIVE for each subject and register our schemas, if the check finds nothing. Safe to repeat.
+
+    It moves no money; partitions that waited for a schema go on. What was registered is in the ledger's history, if
+    there is one in reach. There is no undo and none is needed: a schema that nobody writes disturbs nobody.
+    """
+    name, why = who_or_what(operator), why_if_given(reason)
     settings = settings_for()
     registry = registry_of(settings)
     if registry is None:
@@ -68,14 +88,30 @@ def push(output: OutputOption = Output.TABLE) -> None:
             why="SCHEMA_REGISTRY_URL is not set; schema ids come from the repository's pinned table",
             next_step="set SCHEMA_REGISTRY_URL, or push nothing: a registry is optional",
         )
+    if dry_run:
+        _plan_push(settings, registry, output)
+        return
     report = push_schemas(registry, settings.payouts_topic_prefix)
     if not report.ok:
         _say(report.check)
         emit_rows(_rows(settings, report.check.subjects), COLUMNS, output)
         raise not_found("nothing was pushed: the check found problems")
     emit_rows(_rows(settings, list_schemas(registry, settings.payouts_topic_prefix)), COLUMNS, output)
-    pushed = sum(1 for subject in report.pushed if subject.registered)
-    message(f"{pushed} schema(s) registered; {len(report.pushed) - pushed} were there already.")
+    pushed = [subject.subject for subject in report.pushed if subject.registered]
+    message(f"{len(pushed)} schema(s) registered; {len(report.pushed) - len(pushed)} were there already.")
+    if pushed:
+        recorded_if_reachable(settings, name, SCHEMAS_PUSHED, {"subjects": pushed, **why})
+
+
+def _plan_push(settings: Settings, registry: str, output: Output) -> None:
+    """What a push would register. Raises CommandFailed where it would be refused."""
+    report = check_schemas(registry, settings.payouts_topic_prefix)
+    emit_rows(_rows(settings, report.subjects), COLUMNS, output)
+    if not report.ok:
+        _say(report)
+        raise not_found("nothing would be pushed: the check found problems")
+    missing = sum(not state.registered for state in report.subjects)
+    message(f"{missing} schema(s) would be registered. Nothing was changed (--dry-run).")
 
 
 @app.command(

@@ -1,11 +1,18 @@
 """`payouts stuck`: what waits for a person, or for longer than anything should (P1)."""
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
+from ledger.waiting import (
+    ORIGINATOR_PATIENCE_SECONDS,
+    PATIENCE_SECONDS,
+    PATIENCE_TEST_SECONDS,
+    WAITING,
+    WAITS_FOR_A_PERSON,
+    Why,
+)
 from ops.application import ending
 from ops.asynchronous import run
 from ops.environment import DATABASE, settings_for
@@ -19,30 +26,8 @@ from processors.payout.frozen import FROZEN_FOR
 from processors.payout.row import PayoutState
 from streams.settings import Settings
 
-PATIENCE_SECONDS: Final = 900.0
-"""A payout that needs no person ends within this, or something is wrong."""
-PATIENCE_TEST_SECONDS: Final = 60.0
-"""The same with the test profile's short times."""
-ORIGINATOR_PATIENCE_SECONDS: Final = 24 * 3600.0
-"""An originator that has not confirmed a compensation after a day does not read its events."""
 OLDER_THAN_MAX_SECONDS: Final = 30 * 24 * 3600.0
 LISTED: Final = 100
-
-
-class Why(StrEnum):
-    """Why a payout is in the list; the words are those of the statement below."""
-
-    FROZEN = "frozen"
-    PROPOSED = "resolution proposed"
-    HELD = "held"
-    IN_REVIEW = "in review"
-    MANUAL = "compensation manual"
-    PAST_RESENDS = "unknown past resends"
-    UNKNOWN = "unknown"
-    COMPENSATION = "compensation slow"
-    ORIGINATOR = "originator silent"
-    UNANNOUNCED = "not published"
-    NO_PROGRESS = "no progress"
 
 
 ADVICE: Final[Mapping[Why, str]] = {
@@ -50,7 +35,7 @@ ADVICE: Final[Mapping[Why, str]] = {
     Why.PROPOSED: "somebody else reads the evidence and agrees: payouts resolve … --approve VERSION",
     Why.HELD: "read `payouts show`, then release, resolve or cancel it",
     Why.IN_REVIEW: "a reviewer decides: payouts review list",
-    Why.MANUAL: "a person hands the funding back, or finds out why the originator did not",
+    Why.MANUAL: "a person hands it back, and two say so: payouts resolve … --handed-back; or its originator confirms",
     Why.PAST_RESENDS: "23 h after the first attempt: never sent again; ask Visa's support, then payouts resolve",
     Why.UNKNOWN: "asked about by itself; is Visa away? before 23 h have passed, ask its support",
     Why.COMPENSATION: "made by us, by schedule: is Visa away, or no worker running?",
@@ -58,53 +43,13 @@ ADVICE: Final[Mapping[Why, str]] = {
     Why.UNANNOUNCED: "decided, but the broker has not confirmed the event: is it away, or no worker running?",
     Why.NO_PROGRESS: "driven by itself: payouts doctor, payouts lag, payouts modes show",
 }
-WAITS_FOR_A_PERSON: Final = frozenset({Why.FROZEN, Why.PROPOSED, Why.HELD, Why.IN_REVIEW, Why.MANUAL, Why.PAST_RESENDS})
-
-# In the order in which a payout is named by its most urgent reason. A frozen one stays so after its release, as long as
-# anything of its compensation is open: nobody may read "a person hands the funding back" there. What waits for a person
-# is in the list from its first second; everything else once it is older than $1 seconds. `updated_at` moves with every
-# step, an inquiry too: so age counts from the first attempt, or from the present state where there was none. An account
-# payout that Visa has and works on may take days: it is here when Visa waits for information, or when it is held.
-_WHY: Final = """
-SELECT p.*, GREATEST(0, EXTRACT(EPOCH FROM clock_timestamp() - since))::bigint AS age_seconds, CASE
-    WHEN compensation_reason_code IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END')
-        OR held AND hold_reason IN ('APPROVED_AFTER_UNPAID_END', 'MAY_BE_PAID_AFTER_UNPAID_END') THEN 'frozen'
-    WHEN held AND hold_reason = 'RESOLUTION_PROPOSED' THEN 'resolution proposed'
-    WHEN held THEN 'held'
-    WHEN state = 'IN_REVIEW' THEN 'in review'
-    WHEN compensation = 'MANUAL' THEN 'compensation manual'
-    WHEN open AND ambiguous AND first_intent_at < clock_timestamp() - make_interval(secs => $3)
-        THEN 'unknown past resends'
-    WHEN open AND ambiguous AND since < clock_timestamp() - make_interval(secs => $1) THEN 'unknown'
-    WHEN open AND since < clock_timestamp() - make_interval(secs => $1) THEN 'no progress'
-    WHEN compensation IN ('REQUIRED', 'RUNNING', 'UNKNOWN') AND compensation_executor = 'ORIGINATOR'
-        AND compensation_at < clock_timestamp() - make_interval(secs => $2) THEN 'originator silent'
-    WHEN compensation IN ('REQUIRED', 'RUNNING', 'UNKNOWN') AND compensation_executor IS DISTINCT FROM 'ORIGINATOR'
-        AND since < clock_timestamp() - make_interval(secs => $1) THEN 'compensation slow'
-    WHEN announced_version < announce_version AND updated_at < clock_timestamp() - make_interval(secs => $1)
-        THEN 'not published'
-    END AS why
-FROM (
-    SELECT payout_id, originator_id, amount_minor, currency, target_country, state, state_at, version, held,
-        hold_reason, compensation, compensation_executor, compensation_reason_code, compensation_at, reason_code,
-        attempts, inquiries, ambiguous, first_intent_at, due_at, lease_until, announce_version, announced_version,
-        updated_at, open, CASE WHEN open THEN COALESCE(first_intent_at, state_at)
-            ELSE COALESCE(compensation_at, state_at) END AS since
-    FROM (SELECT *, state NOT IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED') AS open,
-        state = 'PENDING' AND destination_kind IN ('ACCOUNT', 'WALLET')
-            AND reason_code IS DISTINCT FROM 'AWAITING_INFORMATION' AS on_its_way
-        FROM payouts) AS every
-    WHERE open AND NOT on_its_way OR held OR compensation NOT IN ('NONE', 'COMPENSATED')
-        OR announced_version < announce_version
-) AS p
-"""
 ROWS: Final = f"""
-SELECT * FROM ({_WHY}) AS found
+SELECT * FROM ({WAITING}) AS found
 WHERE why IS NOT NULL AND ($4::text IS NULL OR state = $4) ORDER BY since, payout_id LIMIT $5
 """  # noqa: S608 - constants of this module; values are bound
 TOTALS: Final = f"""
 SELECT why, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor, max(age_seconds) AS oldest_seconds
-FROM ({_WHY}) AS found
+FROM ({WAITING}) AS found
 WHERE why IS NOT NULL AND ($4::text IS NULL OR state = $4) GROUP BY why, currency ORDER BY why, currency
 """  # noqa: S608 - constants of this module; values are bound
 

@@ -10,6 +10,7 @@ from ops.money_text import amount_text, corridor_text, money_text
 from ops.output import cell
 from ops.redaction import redacted
 from processors.payout.row import PayoutRow, PayoutState
+from processors.payout.trace import root_context
 from processors.validation.reason_codes import EXPLANATIONS, ReasonCode
 from processors.visa.correlation import RequestIds
 from processors.visa.errors import error_named, error_table
@@ -225,6 +226,7 @@ def payout_facts(row: PayoutRow) -> dict[str, Any]:
         "lease_until": row.lease_until,
         "announced": row.announced_version >= row.announce_version,
         "correlation_id": redacted(row.correlation_id),
+        "trace_id": root_context(row).trace_id,
     }
 
 

@@ -12,11 +12,19 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from ledger.operator_notes import TOPICS_CREATED
 from ops.application import ending, new_app
 from ops.environment import KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused
 from ops.kafka import ADMIN_SECONDS, answer, connect_admin, reason_of, wait_until_served
+from ops.operator_actions import (
+    OperatorOption,
+    OptionalReasonOption,
+    recorded_if_reachable,
+    who_or_what,
+    why_if_given,
+)
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_rows, message
 from schemas.topics import TOPICS, Topic, topic_name
@@ -65,15 +73,26 @@ def ensure(
         typer.Option(min=1, max=PARTITIONS_MAX, help="Partitions of new topics; the table's when not given."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be created, create nothing.")] = False,
+    reason: OptionalReasonOption = None,
+    operator: OperatorOption = None,
 ) -> None:
     """Create what is missing and report what differs from the table of topics; change nothing that is there.
 
-    Partitions of an existing topic are never altered: a payout's records would move to another partition.
+    Partitions of an existing topic are never altered: a payout's records would move to another partition. It moves no
+    money. What was created is in the ledger's history, if there is a ledger yet. To undo it delete the topic while it
+    is empty, with the cluster's own tools.
     """
+    name, why = who_or_what(operator), why_if_given(reason)
     settings = settings_for(KAFKA)
     admin = connect_admin(settings)
     rows = ensure_topics(admin, settings, replication_factor=replication_factor, partitions=partitions, dry_run=dry_run)
     emit_rows(rows, COLUMNS, output)
+    created = [row["topic"] for row in rows if row["status"] == "created"]
+    if dry_run:
+        missing = sum(row["status"] == "missing" for row in rows)
+        message(f"{missing} topic(s) would be created. Nothing was changed (--dry-run).")
+    elif created:
+        recorded_if_reachable(settings, name, TOPICS_CREATED, {"topics": created, **why})
     if any(row["status"] == "differs" for row in rows):
         message("Some topics differ from the table. Compare, then correct them with the cluster's own tools.")
         raise typer.Exit(ExitCode.FOUND)

@@ -51,6 +51,11 @@ class Money:
         return f"Money(amount_minor={self.amount_minor}, currency={shown})"
 
 
+def is_currency(code: str) -> bool:
+    """Whether `exponent` knows it."""
+    return code in _EXPONENTS
+
+
 def exponent(currency: str) -> int:
     """Digits after the decimal point of an ISO 4217 currency: USD 2, JPY 0, KWD 3.
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from schemas.card_numbers import looks_like_card_number
 from schemas.topics import TOPIC_OF_SCHEMA, type_of_event
+from schemas.trace_context import TRACEPARENT_HEADER, parse_traceparent
 
 CONTENT_TYPE = "application/avro"
 # A correlation id is chosen by others: the header carries no more of it than fits a log line.
 CORRELATION_ID_LIMIT_CHARACTERS = 256
 WITHHELD = "withheld"
 
-# W3C Trace Context, version 00.
-_TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Fixed for ever: an event that is sent again must have the id it had.
 _EVENT_IDS = uuid.UUID("6f3c6f0e-3c55-5b0e-9a39-0e1d3f3f5a71")
 
@@ -67,8 +65,8 @@ def event_headers(
         ("ce_time", at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
         ("content-type", CONTENT_TYPE.encode()),
     ]
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
-        headers.append(("traceparent", traceparent.encode()))
+    if traceparent is not None and parse_traceparent(traceparent) is not None:
+        headers.append((TRACEPARENT_HEADER, traceparent.encode()))
     if correlation_id is not None:
         headers.append(("correlation_id", _foreign_text(correlation_id)))
     if request_id is not None:

@@ -53,6 +53,8 @@ class Topic:
     """Whether others produce to it."""
     read_by_workers: bool
     """Whether the workers' own group reads it, and commits offsets there."""
+    internal: bool
+    """Whether only our own workers read and write it: no part of the published contract."""
 
     @property
     def event_type(self) -> str:
@@ -95,6 +97,7 @@ def _topic(name: str, row: Mapping[str, Any]) -> Topic:
         key=row["key"],
         inbound=row["inbound"],
         read_by_workers=row["read_by_workers"],
+        internal=row["internal"],
     )
 
 

@@ -4,10 +4,13 @@ import asyncio
 import io
 import logging
 import os
+import platform
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import faust
@@ -17,6 +20,7 @@ from faust.exceptions import ConsumerNotStarted
 from ledger.connections import Timeouts
 from ledger.interface import Ledger
 from ledger.postgres import PostgresLedger
+from ledger.waiting import PATIENCE_SECONDS, PATIENCE_TEST_SECONDS
 from processors.compliance.decide import Thresholds
 from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import load_watch_list
@@ -37,6 +41,7 @@ from streams.clock import utc_now
 from streams.completeness import Follower, KafkaRecords
 from streams.dead_letters import DeadLetters
 from streams.driver import Driver
+from streams.faust_sensor import WorkerSensor
 from streams.gate import Gate
 from streams.handlers import StageHandlers
 from streams.health import HealthServer
@@ -45,18 +50,22 @@ from streams.intake import Intake
 from streams.kafka_app import PayoutsApp, confluent_config, create_app
 from streams.keys import Keys, load_keys
 from streams.lag import LagReader
+from streams.ledger_figures import LedgerLooks
 from streams.ledger_guard import LedgerGuard
 from streams.logs import configure_logs
+from streams.metric_labels import PayoutLabels
 from streams.metrics import Metrics
 from streams.modes import ACTIVITY_OF_TOPIC, ModeWatch, Stage
 from streams.publisher import Publisher
 from streams.pump import Handler, Pump, Record
+from streams.readiness import Parts, Pulse
 from streams.request_reader import KeyedRequestReader
 from streams.sealer import Sealer
 from streams.settings import AGENT_NAMES, Settings, SettingsInvalid, load_settings, settings_file
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.topic_ids import TopicIds
+from streams.tracing import NO_TRACING, Tracing
 from streams.visa_calls import VisaCalls
 from streams.visa_client import ClientSource
 from streams.visa_jwks import jwks_keys
@@ -78,6 +87,9 @@ REBALANCES_STUCK = 4
 """Rebalance time-outs after which a worker that still waits for its partitions will wait for ever."""
 LOOKS_PER_STANDSTILL = 4
 """A record that nobody takes is seen well before the limit."""
+TICK_SECONDS = 0.5
+"""Between two beats of the event loop: what liveness and the watchdog see."""
+DISTRIBUTION = "payout-streams"
 DRAIN_MARGIN_SECONDS = 3.0
 """After the longest call, for its outcome's commit and publish."""
 
@@ -125,6 +137,9 @@ class WorkerRuntime:
         self.name = name
         self.gate = Gate()
         self.metrics = Metrics()
+        self.metrics.build.labels(
+            version(DISTRIBUTION), platform.python_version(), settings.payouts_profile.value, name
+        ).set(1)
         self.visa_pauses = VisaPauses(
             after_failures=settings.visa_pause_after_failures,
             probe_max_seconds=settings.visa_probe_max_seconds,
@@ -137,9 +152,13 @@ class WorkerRuntime:
             credential_per_second=settings.visa_rate_limit_per_second,
             originator_per_second=settings.visa_originator_rate_limit_per_second,
         )
+        self._closers: list[Any] = []
+        self.tracing = self._open_tracing()
         self.app: PayoutsApp = create_app(settings, name)
         self.app.on_lost = self._forget
         self.app.on_sender_ended = _end_without_sender
+        self.app.on_commit = self._count_commit
+        self.app.sensors.add(WorkerSensor(self.metrics))
         self.app.on_begin = self._begin
         self.app.on_end = self._end
         self.app.committable = self._committable
@@ -158,11 +177,12 @@ class WorkerRuntime:
         self._on_bug: Any = None
         self._stages: StageRunner | None = None
         self._calls: VisaCalls | None = None
+        self._ledger: PostgresLedger | None = None
+        self._ticked_at = time.monotonic()
         self._visa_keeper: VisaKeeper | None = None
         self._visa_source: ClientSource | None = None
         self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
-        self._closers: list[Any] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
         self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), settings.standstill_seconds)
         self._backlog = Backlog(
@@ -172,6 +192,16 @@ class WorkerRuntime:
         )
         self._closers += [self._judge.close, self._backlog.close]
         self._add_agents()
+
+    def _open_tracing(self) -> Tracing:
+        """OpenTelemetry is imported only by who wants it; closed last, so that the last spans go, too."""
+        if self.settings.payouts_tracing == "off":
+            return NO_TRACING
+        from streams.opentelemetry_spans import close_recorder, open_tracing
+
+        tracing, recorder = open_tracing(self.settings, self.name, self.metrics)
+        self._closers.append(lambda: close_recorder(recorder))
+        return tracing
 
     def _add_agents(self) -> None:
         """One Faust agent a topic, each a thin shell around a pump."""
@@ -195,6 +225,7 @@ class WorkerRuntime:
             on_loss=_end_after_loss,
             admission=Stage(lambda: self._watch, ACTIVITY_OF_TOPIC[topic]),
             stand=self.app.stand,
+            tracing=self.tracing,
         )
         self._pumps[topic] = pump
         name = topic_name(topic, self.settings.payouts_topic_prefix)
@@ -237,11 +268,16 @@ class WorkerRuntime:
             metrics=self.metrics,
             request_ids=settings.request_ids,
             permitted=lambda: mode.until(Activity.PUBLISH),
+            tracing=self.tracing,
         )
         announcer = Announcer(ledger, publisher)
         self._closers.append(announcer.mark_now)
         dead_letters = DeadLetters(ledger, publisher, keys, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
         policies = load_policies(settings)
+        self.metrics.labels = PayoutLabels(
+            {f"{source}-{target}" for source, target, *_ in policies.corridors.corridors},
+            settings.metrics_originators,
+        )
         self._stages = stages = StageRunner(codec, keys, policies, utc_now)
         calls = self._calls = (
             self._open_visa(ledger, stages, keys) if AGENTS_THAT_CALL_VISA & set(self.agents) else None
@@ -291,17 +327,27 @@ class WorkerRuntime:
             is_visa_paused=lambda: self.visa_pauses.stop_payouts,
             may_publish=lambda: mode.allows(Activity.PUBLISH),
         )
+        figures = LedgerLooks(
+            ledger,
+            lambda: ledger.figures.look(
+                patience_seconds=PATIENCE_SECONDS if settings.production else PATIENCE_TEST_SECONDS,
+                resend_limit_seconds=schedule.resend_limit_seconds,
+            ),
+            self.metrics,
+        )
         health = HealthServer(
             host=settings.payouts_http_host,
             port=settings.payouts_http_port,
             port_file=settings.payouts_http_port_file,
-            ledger=ledger,
-            paused_for=self._paused_for,
+            database=lambda: _database(ledger),
+            parts=self._parts,
+            pulse=self._pulse,
             metrics=self.metrics,
             assignment=self._assignment,
             refresh=self._refresh_gauges,
             visa=lambda: None if self._visa_keeper is None else self._visa_keeper.detail,
             mode=self._mode_facts,
+            about=lambda: self._about(policies),
         )
         await health.start()
         self._closers.append(health.stop)
@@ -327,7 +373,7 @@ class WorkerRuntime:
             asyncio.create_task(self._backlog.look_forever(), name="backlog"),
             asyncio.create_task(announcer.mark_forever(), name="announcement marks"),
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
-            asyncio.create_task(sweeper.gauge_forever(), name="gauges"),
+            asyncio.create_task(figures.look_forever(), name="gauges"),
             asyncio.create_task(self._beat(), name="watchdog beat"),
             asyncio.create_task(self._topic_ids.watch_forever(_end_after_other_topic), name="topic ids"),
         ]
@@ -369,6 +415,8 @@ class WorkerRuntime:
             guarded=True,
         )
         self._closers.append(ledger.close)
+        ledger.on_wait(self._count_wait)
+        self._ledger = ledger
         if self.settings.production:
             durability = await ledger.durability()
             if not durability.is_safe:
@@ -443,13 +491,15 @@ class WorkerRuntime:
 
     async def _beat(self) -> None:
         while True:
+            self._ticked_at = time.monotonic()
             self._watchdog.beat(self._work())
             self._end_if_never_assigned()
             if self._stages is not None:
                 self._stages.forget_old()
             if self._calls is not None:
                 self._calls.preflight.forget_old()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(TICK_SECONDS)
+            self.metrics.loop_lag_seconds.set(max(0.0, time.monotonic() - self._ticked_at - TICK_SECONDS))
 
     def _end_if_never_assigned(self) -> None:
         """K5: a worker that waits in a rebalance works on nothing, and the watchdog has no partition to look at."""
@@ -528,16 +578,68 @@ class WorkerRuntime:
         except ConsumerNotStarted:
             return []
 
+    def _about(self, policies: Policies) -> dict[str, Any]:
+        """For the detailed page: what runs, what it decides by, and what is in work."""
+        return {
+            "version": version(DISTRIBUTION),
+            "worker": self.name,
+            "in_progress": {pump.name: pump.in_work for pump in self._pumps.values()},
+            "policies": {
+                "corridors": policies.corridors.stamp,
+                "watch_list": policies.watch_list.version,
+                "review": None if policies.review is None else policies.review.version,
+            },
+        }
+
+    def _pulse(self) -> Pulse:
+        """For the liveness page: nothing of it is asked of anybody else."""
+        return Pulse(self._ticked_at, self.app.polled_at, bool(self.app.offsets.committed) and not self.app.rebalancing)
+
+    def _parts(self, database: Mapping[str, Any]) -> Parts:
+        """For the readiness page; `database` is what it has found."""
+        keeper = self._visa_keeper
+        return Parts(
+            database=database,
+            ledger_verified=not any(reason.startswith("ledger") for reason in self.gate.reasons),
+            joined=self.app.consumer_generation_id > 0 and not self.app.rebalancing,
+            producer=self.app.is_producing,
+            certificates={} if keeper is None else keeper.expiries,
+            paused_for=self._paused_for(),
+        )
+
     def _refresh_gauges(self) -> None:
         for pump in self._pumps.values():
             self.metrics.in_work.labels(pump.name).set(pump.in_work)
         self.metrics.paused.set(1 if self.gate.reasons else 0)
+        self.metrics.show_paused_for(self.gate.reasons)
+        partitions = Counter(place.rpartition("-")[0] for place in self._assignment())
+        for topic in self._pump_of:
+            self.metrics.assigned_partitions.labels(topic).set(partitions[topic])
+        if self._ledger is not None:
+            connections = self._ledger.connections
+            for state in ("idle", "in_use"):
+                self.metrics.pool_connections.labels(state).set(connections[state])
+            self.metrics.pool_connections_max.set(connections["max"])
+
+    def _count_wait(self, seconds: float, connected: bool) -> None:
+        self.metrics.pool_wait_seconds.observe(seconds)
+        self.metrics.pool_timeouts.inc(not connected)
+
+    def _count_commit(self, seconds: float, done: bool) -> None:
+        self.metrics.commit_seconds.observe(seconds)
+        self.metrics.commit_errors.inc(not done)
 
 
 def _ledger_timeouts(unconfirmed_seconds: float) -> Timeouts:
     """Lock < statement < write: each bound ends before the one that contains it (rule L4)."""
     statement = min(8.0, unconfirmed_seconds * 0.6)
     return Timeouts(lock_seconds=statement / 2, statement_seconds=statement, write_seconds=unconfirmed_seconds)
+
+
+async def _database(ledger: PostgresLedger) -> dict[str, Any]:
+    """For the health page. Raises LedgerError."""
+    record = await ledger.mode()
+    return {"status": "ok", "mode": record.mode.value, "poolStats": ledger.connections}
 
 
 async def _events(stream: Any) -> AsyncIterator[Any]:

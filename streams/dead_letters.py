@@ -11,10 +11,12 @@ from schemas.card_numbers import looks_like_card_number
 from schemas.codec import RECORD_LIMIT_BYTES
 from schemas.headers import header_text
 from schemas.topics import topic_name
+from schemas.trace_context import TRACEPARENT_HEADER, header_context
 from streams.keys import Keys
 from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Record
+from streams.tracing import Kind, current_span, open_span, sending
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class DeadLetters:
         self._ledger = ledger
         self._publisher = publisher
         self._sealer = keys.dead_letters
+        self._prefix = prefix
         self._topic = topic_name(DEAD_LETTER_TOPIC, prefix)
         self._metrics = metrics
 
@@ -63,7 +66,18 @@ class DeadLetters:
         if record.key is not None:
             headers.append(("key_sealed", self._sealer.seal(record.key[:KEY_BYTES_MAX])))
         headers += _of_an_earlier_letter(record)
-        await self._publisher.publish_bytes(self._topic, record.source.encode(), self._sealer.seal(kept), headers)
+        context = header_context(record.headers)
+        if context is not None:
+            headers.append((TRACEPARENT_HEADER, context.traceparent.encode()))
+        current_span().fail(reason_code)
+        with open_span(f"send {DEAD_LETTER_TOPIC}", Kind.PRODUCER, sending(self._prefix, DEAD_LETTER_TOPIC)):
+            try:
+                await self._publisher.publish_bytes(
+                    self._topic, record.source.encode(), self._sealer.seal(kept), headers
+                )
+            except Exception:
+                self._metrics.letter_failures.inc()
+                raise
         self._metrics.dead_letters.labels(record.topic, reason_code).inc()
         log.error(
             "record dead-lettered: funding may be captured behind it",

@@ -3,11 +3,13 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import Protocol
 
 from ledger.interface import Change, CommitUnknown, Ledger, LedgerUnavailable, NotBegun
+from processors.compliance.decide import ComplianceUnavailable
 from processors.payout import state_machine
 from processors.payout.events import (
     COMPENSATION_CALLS,
@@ -17,20 +19,26 @@ from processors.payout.events import (
     Event,
     Inquired,
     InquiryVerdict,
+    Rejected,
     ReviewWanted,
+    Screened,
+    ScreeningVerdict,
     Unbuildable,
+    Validated,
 )
 from processors.payout.modes import Activity, activity_of, next_activity
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
-from processors.payout.step import MakeCall, Nothing, RunStage, Step
+from processors.payout.step import MakeCall, Nothing, RunStage, Stage, Step
 from streams.announcer import Announcer
 from streams.clock import Clock, utc_now
 from streams.gate import pauses
 from streams.metrics import Metrics
+from streams.payout_counts import count_step
 from streams.preflight import PreflightOpen, Question
 from streams.stages import OpenRequest, StageRunner
+from streams.tracing import current_span, open_span
 from streams.visa_calls import CallNotBuildable, VisaCalls
 
 log = logging.getLogger(__name__)
@@ -41,6 +49,10 @@ OWN_COMMITS_MAX = 10_000
 """Far more payouts than a worker has in work at once. One that falls out costs a commit more before it is announced."""
 EVIDENCE_TRIES_MAX = 40
 """How often an answer is written again while the database is away; then the lease runs out and the query finds it."""
+
+
+STAGE_NAMES = {Stage.VALIDATE: "validation", Stage.COMPLY: "compliance"}
+"""Of our own stages, as the metrics have them."""
 
 
 class Work(StrEnum):
@@ -168,13 +180,27 @@ class Driver:
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
             case RunStage(stage=stage) if Work(stage.value) in work:
-                return await self.apply(row, await self._stages.run(stage, row, opened)), True
+                return await self._run(stage, row, opened), True
             case Step() as step if kind in work:
                 return await self._commit(row, step) or await self._again(row.payout_id), True
             case MakeCall(call=call, needs_identity=first) if kind in work and self._calls is not None:
                 return await self._call(self._calls, row, call, first=first, patient=patient)
             case _:
                 return row, False
+
+    async def _run(self, stage: Stage, row: PayoutRow, opened: OpenRequest | None) -> PayoutRow:
+        with self._metrics.staged(STAGE_NAMES[stage]):
+            return await self.apply(row, await self._decided(stage, row, opened))
+
+    async def _decided(self, stage: Stage, row: PayoutRow, opened: OpenRequest | None) -> Event:
+        with open_span(stage.value.lower()) as span:
+            try:
+                event = await self._stages.run(stage, row, opened)
+            except ComplianceUnavailable:
+                self._metrics.screening_unavailable.inc()
+                raise
+            span.set(_said_by_stage(event))
+            return event
 
     async def _call(
         self, calls: VisaCalls, row: PayoutRow, call: CallKind, *, first: bool = False, patient: bool = False
@@ -197,6 +223,7 @@ class Driver:
                 row = await self._again(row.payout_id)
                 if state_machine.plan(row, self.clock(), self.schedule) != MakeCall(call, first):
                     return row, True
+            started = time.monotonic()
             try:
                 prepared = await calls.prepare(row, call, first=first)
             except CallNotBuildable as error:
@@ -219,6 +246,7 @@ class Driver:
             outcome = await calls.make(begun, call, prepared, deadline, permit)
         attempt = begun.compensation_attempts if call in COMPENSATION_CALLS else begun.attempts
         row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at), owner)
+        self._metrics.stage_seconds.labels(_stage_of(call)).observe(time.monotonic() - started)
         if follow_up is not None:
             return await self._call(calls, row, follow_up)
         return row, False
@@ -237,6 +265,7 @@ class Driver:
                 row = await self._again(row.payout_id)
                 if state_machine.plan(row, self.clock(), self.schedule) != MakeCall(call, needs_identity=True):
                     return row, True
+            started = time.monotonic()
             request = await calls.preflight.prepare(question)
             deadline = calls.deadline(self.schedule.lease_seconds)
             try:
@@ -252,6 +281,7 @@ class Driver:
                 return await self._not_begun(row, begun)
             inquired = await calls.ask(begun, question, request, deadline, permit)
         row, _ = await self._record(begun, inquired, owner)
+        self._metrics.stage_seconds.labels("preflight").observe(time.monotonic() - started)
         return row, inquired.verdict is InquiryVerdict.PASSED
 
     async def _begin(self, row: PayoutRow, step: Step, owner: str, activity: Activity) -> PayoutRow | NotBegun:
@@ -260,7 +290,7 @@ class Driver:
         if isinstance(begun, NotBegun):
             self._metrics.compare_and_set_lost.inc()
         else:
-            self._moved(begun, step)
+            self._moved(row, begun, step)
         return begun
 
     async def _not_begun(self, row: PayoutRow, why: NotBegun) -> tuple[PayoutRow, bool]:
@@ -301,9 +331,10 @@ class Driver:
         if committed is None:
             self._metrics.compare_and_set_lost.inc()
             return None
-        self._moved(committed, step)
+        self._moved(row, committed, step)
         if committed.held and (not row.held or committed.hold_reason != row.hold_reason):
             # Also when it was held already: an approval after an unpaid end pages whoever else holds the row (L2).
+            current_span().event("payout held for a person", {"payout.hold_reason": committed.hold_reason})
             log.error(
                 "payout held for a person",
                 extra={"payout_id": row.payout_id, "correlation_id": row.correlation_id, "why": committed.hold_reason},
@@ -315,12 +346,22 @@ class Driver:
             )
         return committed
 
-    def _moved(self, row: PayoutRow, step: Step) -> None:
+    def _moved(self, before: PayoutRow, row: PayoutRow, step: Step) -> None:
         self._own_commits.pop(row.payout_id, None)
         self._own_commits[row.payout_id] = row.version
         if len(self._own_commits) > OWN_COMMITS_MAX:
             self._own_commits.pop(next(iter(self._own_commits)))
         self._metrics.transitions.labels(step.transition).inc()
+        count_step(self._metrics, before, row, step)
+        current_span().event(
+            "payout moved",
+            {
+                "payout.transition": step.transition,
+                "payout.state": row.state.value,
+                "payout.compensation": row.compensation.value,
+                "payout.version": row.version,
+            },
+        )
         log.info(
             "payout moved",
             extra={
@@ -338,3 +379,27 @@ class Driver:
         if row is None:
             raise LedgerUnavailable("a row that existed cannot be read: is this the same database?")
         return row
+
+
+def _stage_of(call: CallKind) -> str:
+    if call in COMPENSATION_CALLS:
+        return "compensation"
+    return "submission" if call in SUBMISSIONS else "query"
+
+
+def _said_by_stage(event: Event) -> dict[str, str | int | bool | None]:
+    """What a stage's span says of its decision: codes and versions, nobody's name."""
+    match event:
+        case Validated():
+            return {"payout.policy_version": event.policy_version}
+        case Rejected():
+            return {"payout.policy_version": event.policy_version, "payout.reason_code": event.reason_code}
+        case Screened():
+            return {
+                "payout.policy_version": event.policy_version,
+                "visa.compliance.allowed": event.verdict is ScreeningVerdict.CLEARED,
+                "visa.compliance.reason": event.reason_code,
+                "visa.compliance.list_version": event.list_version,
+            }
+        case _:
+            return {}

@@ -25,6 +25,7 @@ from schemas.codec import Codec, Undecodable
 from streams.dead_letters import DeadLetters
 from streams.driver import ALL_WORK, Drives, Work
 from streams.pump import Record
+from streams.tracing import current_span
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,8 @@ class StageHandlers:
         """A handler failed in a way nobody foresaw: hold the payout, set the record aside, go on (P8)."""
         payout_id = record.key.decode("utf-8", "replace") if record.key is not None else None
         row = await self._ledger.read(payout_id) if payout_id and "\0" not in payout_id else None
+        if row is not None:
+            current_span().belongs_to(row)
         if row is not None and not (row.is_terminal and row.compensation in COMPENSATION_ENDS):
             await self._driver.apply(row, Held(f"PROCESSING_FAILED:{type(error).__name__}"))
         await self._dead_letters.set_aside(record, "PROCESSING_FAILED", type(error).__name__)
@@ -172,6 +175,7 @@ class StageHandlers:
         if row is None:
             await self._dead_letters.set_aside(record, "PAYOUT_NOT_KNOWN", "the ledger has no such payout")
             return None
+        current_span().belongs_to(row)
         if schema in OUR_ANNOUNCEMENTS:
             # That we read the event proves that the broker has it, whether or not its mark is written yet (K2).
             row = with_changes(row, announced_version=max(row.announced_version, event["version"]))

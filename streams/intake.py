@@ -1,14 +1,16 @@
 """The validate agent: from a raw request to a row, a repeat, a refusal or a dead letter (rules L1, K6, K7, L8)."""
 
 import logging
+import time
 from datetime import datetime
 from typing import Any
 
-from ledger.interface import Disposition, Existing, IntakeRecord, Ledger
+from ledger.interface import Disposition, Existing, Inserted, IntakeRecord, Ledger, LedgerError
 from processors.content import ContentDigest, same_content
 from processors.payout.row import FundingKind, PayoutRow
 from processors.payout.schedule import Schedule
 from processors.payout.step import after
+from processors.payout.trace import root_context
 from processors.validation.clear_text import storable
 from processors.validation.funding import funding_facts
 from processors.validation.opened import OpenedRequest
@@ -17,6 +19,7 @@ from schemas.card_numbers import looks_like_card_number
 from schemas.codec import Undecodable
 from schemas.headers import event_id, header_text
 from schemas.sender_reference import sender_reference
+from schemas.trace_context import header_context
 from streams.clock import Clock
 from streams.dead_letters import FIRST_TAKEN_HEADER, DeadLetters, time_of
 from streams.driver import Drives, Work
@@ -24,6 +27,7 @@ from streams.metrics import Metrics
 from streams.publisher import Publisher
 from streams.pump import Record
 from streams.request_reader import RequestReader
+from streams.tracing import current_span
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +82,30 @@ class Intake:
             await self._dead_letters.set_aside(record, *problem)
             return
         digest = self._reader.digest(request, opened, value)
-        result = await self._ledger.insert(self._row(record, request, opened, digest), self._worker)
+        result = await self._insert(self._row(record, request, opened, digest))
         if isinstance(result, Existing):
             await self._known(record, request, opened, result.row)
             return
+        self._metrics.dedup.labels("unique").inc()
+        self._metrics.initiated.inc()
+        current_span().belongs_to(result.row, made_row=True)
         await self._driver.drive(result.row, {Work.VALIDATE}, (request, opened))
 
+    async def _insert(self, row: PayoutRow) -> Inserted | Existing:
+        begun = time.monotonic()
+        try:
+            result = await self._ledger.insert(row, self._worker)
+        except LedgerError:
+            self._metrics.dedup_errors.inc()
+            raise
+        self._metrics.dedup_seconds.labels("ledger").observe(time.monotonic() - begun)
+        return result
+
     async def _known(self, record: Record, request: PayoutRequest, opened: OpenedRequest, row: PayoutRow) -> None:
-        if _same_source(record, row):
+        made_row = _same_source(record, row)
+        current_span().belongs_to(row, made_row=made_row)
+        if made_row:
+            self._metrics.dedup.labels("redelivered").inc()
             await self._driver.drive(row, {Work.VALIDATE})
             return
         stored = ContentDigest(row.content_key_version, row.bytes_hmac, row.content_hmac)
@@ -99,6 +119,8 @@ class Intake:
         """P5: the same request again gets the same answer again."""
         await self._remember(record, Disposition.REPEAT, row.payout_id, "SAME_CONTENT")
         self._metrics.repeats.inc()
+        self._metrics.dedup.labels("duplicate").inc()
+        current_span().event("idempotency.hit", {"payout.state": row.state.value})
         await self._driver.answer_again(await self._driver.drive(row, {Work.VALIDATE}))
 
     async def _refuse(self, record: Record, row: PayoutRow) -> None:
@@ -124,8 +146,12 @@ class Intake:
             identifier=event_id("RequestRefused", record.source, 0),
             at=record.timestamp,
             correlation_id=row.correlation_id,
+            root=root_context(row),
         )
+        current_span().fail(reason_code)
         self._metrics.refusals.inc()
+        self._metrics.dedup.labels("conflict").inc()
+        self._metrics.guard_failures.labels(reason_code, self._metrics.labels.corridor(row)).inc()
         log.error(
             "request refused: its payout_id belongs to other content",
             extra={"payout_id": row.payout_id, "source": record.source},
@@ -138,6 +164,7 @@ class Intake:
 
     def _row(self, record: Record, request: PayoutRequest, opened: OpenedRequest, digest: ContentDigest) -> PayoutRow:
         facts = funding_facts(request, opened)
+        context = header_context(record.headers)
         now = self._clock()
         return PayoutRow(
             payout_id=request.payout_id,
@@ -167,6 +194,7 @@ class Intake:
             content_hmac=digest.content_hmac,
             sealed_request=self._reader.seal(record.value or b"", request.payout_id),
             destination_kind=request.destination.kind,
+            traceparent=None if context is None else context.traceparent,
             state_at=now,
             held=self._held_for is not None,
             hold_reason=self._held_for,

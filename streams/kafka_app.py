@@ -8,6 +8,7 @@ is what our windows say (rules K1, K8): Faust's own arithmetic of acknowledgemen
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -184,7 +185,12 @@ class OrderedConsumer(driver.Consumer):
         return self._payouts.offsets.may_commit((tp.topic, tp.partition), offset)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        done = bool(await super()._commit(offsets))
+        begun = time.monotonic()
+        done = False
+        try:
+            done = bool(await super()._commit(offsets))
+        finally:
+            self._payouts.on_commit(time.monotonic() - begun, done)
         if done:
             self._payouts.offsets.confirmed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
         return done
@@ -200,6 +206,7 @@ class OrderedConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
         """Records as they come; asked again often, because the question leaves out what is paused at its beginning."""
+        self._payouts.polled_at = time.monotonic()
         async for place_and_message in super().getmany(min(timeout, NEXT_RECORDS_SECONDS)):
             yield place_and_message
 
@@ -287,6 +294,10 @@ class PayoutsApp(faust.App):
     on_lost: Callable[[Iterable[tuple[str, int]]], None]
     on_sender_ended: Callable[[BaseException | None], None]
     """The producer can send nothing any more (rule K5)."""
+    on_commit: Callable[[float, bool], None]
+    """Hears how long a commit of offsets took, and whether the broker took it."""
+    polled_at: float | None = None
+    """When records were last asked for, on the monotonic clock."""
     on_begin: Callable[[], Awaitable[None]]
     on_end: Callable[[], Awaitable[None]]
     drain: Callable[[], Awaitable[None]]
@@ -294,6 +305,13 @@ class PayoutsApp(faust.App):
     async def on_first_start(self) -> None:
         """Open the ledger and Visa before the first record is fetched. Faust would only make a table directory here."""
         await self.on_begin()
+
+    @property
+    def is_producing(self) -> bool:
+        """Whether there is a producer whose sending task lives; without a broker it lives and tries again."""
+        producer = self._producer
+        sender = getattr(getattr(getattr(producer, "_producer", None), "_sender", None), "sender_task", None)
+        return sender is not None and not sender.done()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.offsets.forget()
@@ -366,6 +384,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
     app.offsets = Offsets()
     app.topic_id = lambda _: ""
     app.stands = lambda _: False
+    app.on_commit = lambda _seconds, _done: None
     aiokafka.conn.AIOKafkaConnection = SteadyConnection
     app.transport.Producer = IdempotentProducer  # type: ignore[misc]
     app.transport.Consumer = OrderedConsumer  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 What a line shows beside its message are the names of `LOGGED_NAMES` and no others: `extra=` with another name is
 dropped and counted. Messages, values and the texts of exceptions are masked by pattern (`processors.pii.redaction`,
-through which spans will go as well). An exception that nobody caught goes the same way, in every thread.
+through which spans go as well). An exception that nobody caught goes the same way, in every thread.
 """
 
 import copy
@@ -21,6 +21,7 @@ import structlog
 
 from processors.pii.hits import ALL_KINDS
 from processors.pii.redaction import CARDS_ONLY, TEXT_CHARACTERS_MAX, mask, redact_fields, redact_text
+from streams.tracing import current_span
 
 SERVICE_NAME: Final = "payout-streams"
 LOGGED_NAMES: Final = frozenset(
@@ -103,6 +104,7 @@ class JsonFormatter(logging.Formatter):
             "service.name": SERVICE_NAME,
             "service.node.name": self._worker,
         }
+        entry |= _place_in_trace()
         entry |= _shown(record.__dict__)
         if record.exc_info and record.exc_info[1] is not None:
             entry |= _error(record.exc_info[1])
@@ -169,7 +171,13 @@ def _console() -> logging.Formatter:
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The console's part: what stands in an entry before the time and the colours are added to it."""
     own = {name: event[name] for name in ("level", "_record", "_from_structlog") if name in event}
-    return own | {"event": _clean(str(event.get("event", "")))} | _shown(event)
+    return own | {"event": _clean(str(event.get("event", "")))} | _place_in_trace() | _shown(event)
+
+
+def _place_in_trace() -> dict[str, str]:
+    """The span that is open where the line was written; nothing where none is recorded. Ids, and never digits alone."""
+    place = current_span().context
+    return {} if place is None else {"trace.id": place.trace_id, "span.id": place.span_id}
 
 
 def _clean(text: str, longest_characters: int = TEXT_CHARACTERS_MAX) -> str:

@@ -46,8 +46,10 @@ from processors.visa.inquiry_outcome import (
 )
 from processors.visa.requests import Party, SubmissionProfile, VisaRequest
 from streams import visa_errors
+from streams.call_spans import question_span, say_answer, say_error
 from streams.clock import Clock
 from streams.metrics import Metrics
+from streams.payout_counts import count_exchange
 from streams.visa_client import VisaClient
 
 log = logging.getLogger(__name__)
@@ -151,9 +153,22 @@ class PreflightChecks:
         """Send and judge. Never raises for what the network or Visa does."""
         begun = time.monotonic()
         request_id = self._request_ids.of(row)
-        exchange = await self._client.send(replace(request, correlation_id=request_id), deadline)
-        judged = question.judge(exchange)
-        self._metrics.call_seconds.labels(question.name.upper()).observe(time.monotonic() - begun)
+        with question_span(question.name, request, request_id) as span:
+            with self._metrics.calls_in_flight.track_inprogress():
+                exchange = await self._client.send(replace(request, correlation_id=request_id), deadline)
+            judged = question.judge(exchange)
+            named = {} if judged.outcome is None else visa_errors.named(self._metrics, row, judged.outcome)
+            say_answer(
+                span,
+                judged.verdict.value,
+                judged.reason_code,
+                http_status=judged.http_status,
+                action_code=judged.action_code,
+                visa_correlation_id=judged.visa_correlation_id,
+            )
+            if judged.outcome is not None:
+                say_error(span, judged.outcome, named)
+        count_exchange(self._metrics, question.name, exchange, time.monotonic() - begun)
         self._metrics.calls.labels(question.name.upper(), judged.verdict.value).inc()
         log.info(
             "visa question",
@@ -166,7 +181,7 @@ class PreflightChecks:
                 "reason_code": judged.reason_code,
                 "http_status": judged.http_status,
                 "visa_correlation_id": judged.visa_correlation_id,
-                **(visa_errors.named(self._metrics, row, judged.outcome) if judged.outcome is not None else {}),
+                **named,
             },
         )
         return judged

@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from processors.payout.publications import Publication, publications
 from processors.payout.row import PayoutRow
+from processors.payout.trace import root_context
 from processors.visa.correlation import RequestIds
 from schemas.codec import Codec
 from schemas.headers import event_headers, event_id, event_type
 from schemas.topics import topic_name
+from schemas.trace_context import TraceContext
 from streams.metrics import Metrics
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Publisher:
         metrics: Metrics,
         request_ids: RequestIds | None = None,
         permitted: Callable[[], Awaitable[None]] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`request_ids` names what the calls to Visa carry, so that events carry it too.
 
@@ -58,6 +63,7 @@ class Publisher:
         """
         self._permitted = permitted
         self._request_ids = request_ids
+        self._tracing = tracing
         self._send = send
         self._codec = codec
         self._prefix = prefix
@@ -83,6 +89,7 @@ class Publisher:
             correlation_id=row.correlation_id,
             request_id=None if self._request_ids is None else self._request_ids.of(row),
             event=publication.event,
+            root=root_context(row),
         )
 
     async def publish_event(
@@ -97,13 +104,27 @@ class Publisher:
         correlation_id: str | None,
         request_id: str | None = None,
         event: str | None = None,
+        root: TraceContext,
     ) -> None:
-        """Encode and publish one record. Raises BrokerUnavailable; ends the process when unconfirmed."""
+        """Encode and publish one record. Raises BrokerUnavailable; ends the process when unconfirmed.
+
+        `root` is where its payout's trace begins: the event's own place in it follows from `identifier`.
+        """
         name = topic_name(topic, self._prefix)
-        value = await self._codec.encode(schema, record, name)
-        kind = event_type(schema, event)
-        headers = event_headers(kind, EVENT_SOURCE, at, correlation_id, event_id=identifier, request_id=request_id)
-        await self.publish_bytes(name, key.encode(), value, headers)
+        place = self._tracing.event_context(key, root, identifier)
+        said = {"messaging.message.id": identifier, "payout.id": key}
+        with self._tracing.send(topic, place, root, said):
+            value = await self._codec.encode(schema, record, name)
+            headers = event_headers(
+                event_type(schema, event),
+                EVENT_SOURCE,
+                at,
+                correlation_id,
+                place.traceparent,
+                event_id=identifier,
+                request_id=request_id,
+            )
+            await self.publish_bytes(name, key.encode(), value, headers)
 
     async def publish_in_order(self, topic: str, records: Sequence[tuple[bytes, Sequence[tuple[str, bytes]]]]) -> None:
         """Send (value, headers) without keys, one behind the other, and wait until the broker has all of them.
@@ -117,9 +138,11 @@ class Publisher:
                 ]
                 await asyncio.gather(*confirmations)
         except TimeoutError:
+            self._metrics.produce_errors.inc()
             self._on_unconfirmed(topic)
             raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
         except Exception as error:
+            self._metrics.produce_errors.inc()
             raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
         self._metrics.published.labels(topic).inc(len(records))
 
@@ -127,17 +150,21 @@ class Publisher:
         """Send raw bytes to a topic of this cluster and wait for the confirmation."""
         if self._permitted is not None:
             await self._permitted()
+        begun = time.monotonic()
         try:
             confirmation = asyncio.ensure_future(await self._send(topic, key, value, headers))
             if not confirmation.done():
                 await asyncio.wait([confirmation], timeout=self._unconfirmed_seconds)  # which cancels nothing
             _take(confirmation)
         except TimeoutError:
+            self._metrics.produce_errors.inc()
             self._on_unconfirmed(topic)
             raise PublishUnconfirmed(f"no confirmation for {topic} in {self._unconfirmed_seconds} s") from None
         except Exception as error:
+            self._metrics.produce_errors.inc()
             raise BrokerUnavailable(f"the broker did not take a record for {topic}: {type(error).__name__}") from error
         self._metrics.published.labels(topic).inc()
+        self._metrics.produce_seconds.observe(time.monotonic() - begun)
 
 
 def _take(confirmation: asyncio.Future[Any]) -> None:

@@ -20,6 +20,7 @@ from streams.ack_window import AckWindow, OffsetOutOfOrder
 from streams.gate import Gate, pauses
 from streams.holes import Judge, Slot
 from streams.metrics import Metrics
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Pump:
         on_loss: Callable[[str], None],
         admission: Admission | None = None,
         stand: Callable[[Slot], None] = lambda _: None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`stand` hears of a partition that gave an event while `admission` let none be taken (rule L9).
 
@@ -166,6 +168,7 @@ class Pump:
         self._on_loss = on_loss
         self._admission = admission or _Always()
         self._stand = stand
+        self._tracing = tracing
         self._judgements: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(in_flight_max)
         self._windows: dict[Slot, tuple[int | None, AckWindow[Any]]] = {}
@@ -341,7 +344,7 @@ class Pump:
             message.value,
             _headers(message.headers),
         )
-        with self._metrics.handled(message.topic):
+        with self._metrics.handled(message.topic, record.timestamp):
             await self._gate.retry_while_away(lambda: self._handle(record), self._away)
         # Behind a slow head up to UNACKNOWLEDGED_MAX events wait: they need their offsets, not their content.
         message.value = event.value = None
@@ -350,6 +353,11 @@ class Pump:
         self._room.set()
 
     async def _handle(self, record: Record) -> None:
+        """One try, with its span: what is away ends the try, and the span, badly."""
+        with self._tracing.hop(record):
+            await self._try(record)
+
+    async def _try(self, record: Record) -> None:
         try:
             await self._handler(record)
         except Exception as error:

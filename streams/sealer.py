@@ -61,8 +61,10 @@ class Sealer:
                 RegistryUnavailable,
                 SchemaNotRegistered,
             ) as error:
+                self._metrics.audit_failures.inc()
                 log.warning("the history is not sealed now", extra={"error": type(error).__name__})
             except Exception:
+                self._metrics.audit_failures.inc()
                 log.exception("sealing the history failed")
             await asyncio.sleep(BUSY_SECONDS if is_behind else SEAL_EVERY_SECONDS)
 

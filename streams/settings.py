@@ -8,12 +8,14 @@ missing keys, a database that acknowledges commits before they are durable. The 
 allows plaintext on loopback.
 """
 
+import importlib.util
 import os
+import re
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -33,6 +35,8 @@ CALLS_OF_A_FULL_AGENT = 6
 """The same three agents and their questions, for each slot of PAYOUTS_IN_FLIGHT_MAX."""
 
 
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 PRIVATE_KEY_SETTINGS = ("visa_key_path", "visa_mle_private_key_path", "visa_mle_next_private_key_path")
 """Files that only the worker's user may read."""
 
@@ -67,7 +71,21 @@ class Settings(BaseSettings):
     """Health and metrics; 0 chooses a free port."""
     payouts_http_port_file: Path | None = None
     """Where the worker writes the port it really listens on."""
+    payouts_metrics_originators: str = Field("", max_length=2000)
+    """Comma-separated: originators that metrics always name, 20 at most; without it those who come first."""
     payouts_worker_name: str | None = None
+    payouts_tracing: Literal["off", "otlp"] = "off"
+    """Spans to an OpenTelemetry collector over HTTP: needs the extra `tracing`. Off: nothing of it is imported."""
+    payouts_tracing_endpoint: str | None = None
+    """The collector's address for traces, whole: https://host:4318/v1/traces."""
+    payouts_tracing_headers: SecretStr | None = None
+    """`name=value` pairs, separated by commas, for a collector that asks for a token."""
+    payouts_tracing_ca_path: Path | None = None
+    """The collector's authority; the system's when not set."""
+    payouts_tracing_ratio: float = Field(1.0, ge=0, le=1)
+    """The share of payouts whose trace is recorded, the same ones in every worker."""
+    payouts_tracing_queue_max: int = Field(4096, ge=64, le=100_000)
+    """Spans that may wait for the collector, about 2 KB each; beyond it they are dropped, and counted."""
     payouts_in_flight_max: int = Field(64, ge=1, le=2000)
     """Events in work at once per agent: bounds memory and the repeats after a kill."""
     payouts_review_threshold_basis_points: int = Field(7000, ge=0, le=10000)
@@ -170,6 +188,11 @@ class Settings(BaseSettings):
         return self.payouts_profile is Profile.PRODUCTION
 
     @property
+    def metrics_originators(self) -> tuple[str, ...]:
+        """Those that metrics always name."""
+        return tuple(name for part in self.payouts_metrics_originators.split(",") if (name := part.strip()))
+
+    @property
     def schedule(self) -> Schedule:
         """The profile's times, with what is set."""
         schedule = Schedule.production() if self.production else Schedule.test()
@@ -229,6 +252,7 @@ class Settings(BaseSettings):
         if self.payouts_deny_threshold_basis_points < self.payouts_review_threshold_basis_points:
             found.append("PAYOUTS_DENY_THRESHOLD_BASIS_POINTS is below the review threshold: raise it.")
         found += self._rate_problems()
+        found += self._tracing_problems()
         if self.production:
             found += self._production_problems()
         if needs_visa:
@@ -254,6 +278,41 @@ class Settings(BaseSettings):
             for name in ("visa_rate_limit_per_second", "visa_originator_rate_limit_per_second")
             if (rate := getattr(self, name)) is not None and calls / rate > self.standstill_seconds
         ]
+
+    def _tracing_problems(self) -> list[str]:
+        """Whoever turns tracing on should hear at once, and not by an empty page, that nothing can come of it."""
+        if self.payouts_tracing == "off":
+            return []
+        found = []
+        if not _is_installed("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter"):
+            found.append(
+                "PAYOUTS_TRACING is otlp and OpenTelemetry is not installed: install the extra `tracing` "
+                "(requirements/tracing.txt), or set it to off."
+            )
+        parts = _address(self.payouts_tracing_endpoint)
+        if parts is None or parts.scheme not in ("http", "https") or parts.username or parts.path in ("", "/"):
+            found.append(
+                "PAYOUTS_TRACING_ENDPOINT must be the whole address for traces, without credentials: "
+                "https://host:4318/v1/traces."
+            )
+        elif self.production and parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+            found.append("PAYOUTS_TRACING_ENDPOINT must be https, or on this machine: traces name payouts.")
+        if self.tracing_headers is None:
+            found.append("PAYOUTS_TRACING_HEADERS must be name=value pairs, separated by commas.")
+        if self.payouts_tracing_ca_path is not None and not self.payouts_tracing_ca_path.is_file():
+            found.append(f"PAYOUTS_TRACING_CA_PATH {self.payouts_tracing_ca_path} is missing: correct or unset it.")
+        return found
+
+    @property
+    def tracing_headers(self) -> dict[str, str] | None:
+        """What the collector is sent with each batch; None when the setting is no list of pairs. Holds secrets."""
+        given = self.payouts_tracing_headers
+        if given is None:
+            return {}
+        pairs = [pair.partition("=") for pair in given.get_secret_value().split(",") if pair.strip()]
+        read = {name.strip(): value.strip() for name, _, value in pairs}
+        usable = all(_HEADER_NAME.fullmatch(name) and value.isprintable() and value for name, value in read.items())
+        return read if usable else None
 
     def _production_problems(self) -> list[str]:
         found = []
@@ -302,11 +361,38 @@ class Settings(BaseSettings):
 
 
 def readable_by_others(path: Path) -> bool:
-    """Whether group or world have any right to a file. One that cannot be looked at is somebody else's finding."""
+    """Whether others than we have a right to a file. One that cannot be looked at is somebody else's finding."""
     try:
-        return bool(path.stat().st_mode & 0o077)
+        status = path.stat()
     except OSError:
         return False
+    return open_to_others(status.st_mode, status.st_uid, os.geteuid())
+
+
+def open_to_others(mode: int, owner: int, user: int) -> bool:
+    """Group or world have any right; but the group of a file of root's may read it, as PostgreSQL's clients allow too:
+
+    Kubernetes hands a Secret to a user that is not root in this way and in no other.
+    """
+    return bool(mode & (0o037 if owner == 0 and user != 0 else 0o077))
+
+
+def _is_installed(*modules: str) -> bool:
+    """Whether they could be imported; imports none of them but the packages that they are in."""
+    try:
+        return all(importlib.util.find_spec(module) is not None for module in modules)
+    except ModuleNotFoundError:
+        return False
+
+
+def _address(text: str | None) -> SplitResult | None:
+    """The parts of an address that names a host; None for what is none."""
+    try:
+        parts = urlsplit(text or "")
+        _ = parts.port  # which is read only now, and may be no number
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
 
 
 def _sslmode(database_url: SecretStr) -> str:

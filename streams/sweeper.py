@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from ledger.interface import DueRow, Ledger, LedgerError
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
+from processors.payout.trace import root_of
 from schemas.codec import RegistryUnavailable
 from schemas.headers import event_id
 from streams.announcer import Announcer
@@ -33,9 +34,6 @@ FAILED_REST_SECONDS = 30.0
 """A row that could not be announced is left alone for this long: the others first, and no log full of it."""
 FAILED_MAX = 10_000
 """Such rows remembered at once; beyond it the oldest are only tried, and logged, more often."""
-
-GAUGE_EVERY_SECONDS = 15.0
-"""Counting rows is a scan; a scrape interval is as fresh as anybody looks."""
 
 STAGE_TOPICS = {
     PayoutState.RECEIVED: "payout_requests",
@@ -106,15 +104,6 @@ class Sweeper:
                 moved += 1
         return moved
 
-    async def gauge_forever(self) -> None:
-        """Keep the gauges of states; counting reads the whole table, so it is done seldom."""
-        while True:
-            try:
-                await self._gauge()
-            except LedgerError as error:
-                log.warning("gauges not read", extra={"error": type(error).__name__})
-            await asyncio.sleep(GAUGE_EVERY_SECONDS)
-
     async def _announce_batch(self) -> int:
         """What is silent among the next rows; a batch that holds only rows nobody can announce is passed (K2, P8)."""
         batch = await self._ledger.unannounced(BATCH_MAX, UNANNOUNCED_AFTER_SECONDS, self._after)
@@ -176,9 +165,6 @@ class Sweeper:
             identifier=event_id("PayoutRetry", f"{row.payout_id}/{now.isoformat()}", row.version),
             at=now,
             correlation_id=row.correlation_id,
+            root=root_of(row.payout_id, row.traceparent),
         )
         self._metrics.swept.labels("driven").inc()
-
-    async def _gauge(self) -> None:
-        for state, count in (await self._ledger.counts()).items():
-            self._metrics.payouts_in_state.labels(state).set(count)

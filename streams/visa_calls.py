@@ -41,9 +41,11 @@ from processors.visa.requests import (
     transaction_query,
 )
 from streams import visa_errors
+from streams.call_spans import call_span, say_outcome
 from streams.clock import Clock
 from streams.keys import Keys
 from streams.metrics import Metrics
+from streams.payout_counts import count_exchange, count_outcome
 from streams.preflight import PayoutRefused, PreflightChecks, Question, Subject
 from streams.stages import StageRunner
 from streams.visa_client import VisaClient
@@ -232,11 +234,15 @@ class VisaCalls:
         begun = time.monotonic()
         request_id = self._request_ids.of(row)
         permit.place.used = True
-        exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
-        outcome = _judge(row, call, prepared, exchange)
+        with call_span(row, call, prepared.request, request_id) as span:
+            with self._metrics.calls_in_flight.track_inprogress():
+                exchange = await self._client.send(replace(prepared.request, correlation_id=request_id), deadline)
+            outcome = _judge(row, call, prepared, exchange)
+            named = visa_errors.named(self._metrics, row, outcome)
+            say_outcome(span, outcome, named)
         self.rate.learn(outcome)
-        self._metrics.call_seconds.labels(call.value).observe(time.monotonic() - begun)
-        self._metrics.calls.labels(call.value, outcome.kind.value).inc()
+        count_exchange(self._metrics, call.value, exchange, time.monotonic() - begun)
+        count_outcome(self._metrics, call, outcome)
         visa_errors.count_retry(self._metrics, row, call, outcome)
         log.info(
             "visa call",
@@ -250,7 +256,7 @@ class VisaCalls:
                 "reason_code": outcome.reason_code,
                 "http_status": outcome.http_status,
                 "visa_correlation_id": outcome.visa_correlation_id,
-                **visa_errors.named(self._metrics, row, outcome),
+                **named,
             },
         )
         return permit.lane.conclude(permit.turn, outcome)

@@ -49,10 +49,12 @@ def state_shown(metrics: Metrics) -> Callable[[BreakerState, bool], None]:
 
     def changed(state: BreakerState, by_hand: bool) -> None:
         show(state)
+        (metrics.breaker_open.closed if state is BreakerState.CLOSED else metrics.breaker_open.opened)(BREAKER)
         if state is BreakerState.CLOSED:
             metrics.breaker_resets.labels(BREAKER, "manual" if by_hand else "auto").inc()
 
     show(BreakerState.CLOSED)
+    metrics.breaker_open.add(BREAKER)
     return changed
 
 
@@ -66,6 +68,7 @@ def counted(fetch: Callable[[], Awaitable[bytes]], metrics: Metrics) -> Callable
         try:
             content = await fetch()
             done = True
+            metrics.jwks_fetch_successes.inc()
         finally:
             metrics.jwks_fetch_seconds.observe(time.monotonic() - begun)
             if not done:

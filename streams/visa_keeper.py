@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -117,6 +117,11 @@ class VisaKeeper:
     def ask_to_reload(self) -> None:
         """SIGHUP: at the next turn."""
         self._asked.set()
+
+    @property
+    def expiries(self) -> Mapping[str, datetime]:
+        """Until when each certificate in use is valid."""
+        return self._in_use.material.expiries
 
     @property
     def detail(self) -> dict[str, Any]:

@@ -179,6 +179,7 @@ class Lane:
         self._changed = asyncio.Event()
         self._stopping = False
         self._is_shut = False
+        self._pauses = metrics.lane_pauses.labels(name)
         metrics.visa_paused.labels(name).set_function(lambda: int(self._is_shut or pause.felt_reason is not None))
 
     @property
@@ -251,6 +252,7 @@ class Lane:
         now = self.pause.reason
         if (before is None) != (now is None):
             what = "calls to Visa resumed" if now is None else "calls to Visa paused"
+            self._pauses.inc(now is not None)
             log.warning(what, extra={"lane": self.name, "reason": now or before})
         self._wake()
 

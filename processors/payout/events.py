@@ -212,6 +212,24 @@ class ResolutionUndone:
     resolved_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class HandBackProposed:
+    """The first pair of eyes says that a person has handed back what a MANUAL compensation waits for (rules C4, S6)."""
+
+    evidence: str
+    proposer: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandBackAgreed:
+    """The second pair of eyes agrees with the proposal that made the row's version `proposed_version` (rule S6)."""
+
+    evidence: str
+    proposer: str
+    approver: str
+    proposed_version: int
+
+
 Event = (
     Validated
     | Rejected
@@ -229,4 +247,6 @@ Event = (
     | ResolutionProposed
     | Resolved
     | ResolutionUndone
+    | HandBackProposed
+    | HandBackAgreed
 )

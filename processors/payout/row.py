@@ -138,6 +138,8 @@ class PayoutRow:
     content_hmac: bytes
     sealed_request: bytes
     destination_kind: DestinationKind = DestinationKind.CARD
+    traceparent: str | None = None
+    """The W3C trace context that the request came with, if it had a usable one. Nothing is decided by it."""
     """Rows from before there was another rail say CARD."""
 
     # Derived by the ledger from its claims, never written with the row.
@@ -235,7 +237,7 @@ FIXED_COLUMNS: Final = (
     "funding_kind", "funding_reference", "funding_captured", "funding_captured_at", "funding_trace",
     "funding_transaction", "funding_reversible", "requested_at", "expires_at", "received_at", "source_topic",
     "source_partition", "source_offset", "correlation_id", "sender_reference", "content_key_version", "bytes_hmac",
-    "content_hmac", "sealed_request", "destination_kind",
+    "content_hmac", "sealed_request", "destination_kind", "traceparent",
 )  # fmt: skip
 """Written once, at insert."""
 

@@ -20,6 +20,8 @@ from processors.payout.events import (
     Cancelled,
     Confirmed,
     Event,
+    HandBackAgreed,
+    HandBackProposed,
     Held,
     Inquired,
     Rejected,
@@ -36,6 +38,7 @@ from processors.payout.events import (
     Validated,
 )
 from processors.payout.frozen import frozen_for
+from processors.payout.hand_back import agree_hand_back, propose_hand_back
 from processors.payout.intents import begin_call
 from processors.payout.modes import needs_reviewer
 from processors.payout.next_step import plan
@@ -111,6 +114,10 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
             return resolve(row, event, now, schedule)
         case ResolutionUndone():
             return undo_resolution(row, event, now)
+        case HandBackProposed():
+            return propose_hand_back(row, event, now, schedule)
+        case HandBackAgreed():
+            return agree_hand_back(row, event, now, schedule)
 
 
 def _validated(row: PayoutRow, event: Validated, now: datetime, schedule: Schedule) -> Step | Nothing:

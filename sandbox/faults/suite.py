@@ -32,6 +32,7 @@ from sandbox.faults.load import Load, LoadFailed, planted_cards
 from sandbox.faults.people import People
 from sandbox.faults.recovery import recovery_times, summary
 from sandbox.faults.schedule import Kind, PlannedFault, plan_faults
+from sandbox.faults.scrape import EvaluationFailed, Scraper, fired_over, promtool
 from sandbox.faults.stage import FaultStage
 from sandbox.faults.tiers import Tier
 from sandbox.servers.postgres import enterable_temporary_directory
@@ -47,6 +48,8 @@ SAY_SECONDS: Final = 5.0
 AUDIT_RESERVE: Final = 0.25
 """The part of a tier's time that is kept for healing, liveness and audit."""
 PROBLEMS_SHOWN_MAX: Final = 100
+SCRAPED_SECONDS_MAX: Final = 900.0
+"""Of a tier that takes longer than this nobody records the metrics: a day of them would fill the memory."""
 
 OPEN_WORK: Final = """
 SELECT count(*) AS rows,
@@ -181,6 +184,8 @@ class Report:
     api_calls: int = 0
     load: dict[str, int] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
+    alerts: list[str] | None = None
+    """What the shipped rules would have fired; None where nobody recorded or promtool is not installed."""
 
 
 def run(tier: Tier, seed: int, *, keep: Path | None = None, report_path: Path | None = None) -> int:
@@ -228,6 +233,7 @@ class FaultRun:
         self._load: Load
         self._people: People
         self._conductor: Conductor
+        self._scraper: Scraper | None = None
 
     def carry_out(self) -> Verdict:
         """All phases; the verdict. Raises RunFailed, ServerError. Stops everything that it started."""
@@ -244,6 +250,8 @@ class FaultRun:
                 self._take_stock()
                 with self._timed("audit"):
                     verdict = self._audit(stopped_at)
+        with self._timed("alerts"):
+            self._judge_alerts()
         return verdict
 
     # Phases.
@@ -271,6 +279,8 @@ class FaultRun:
         closing.callback(aiming.close)
         self._conductor = Conductor(stage, self._plan, pace, aiming, sent=lambda: self._load.sent, say=say)
         closing.callback(self._conductor.abandon)
+        if self._tier.deadline_seconds <= SCRAPED_SECONDS_MAX and promtool() is not None:
+            self._scraper = closing.enter_context(Scraper(stage.fleet))
 
     def _ended(self) -> int:
         """Payouts that need nothing more of us: those with a result, and those that wait for a person."""
@@ -321,6 +331,8 @@ class FaultRun:
         for worker in self._stage.fleet.workers:
             with contextlib.suppress(ServerError):
                 worker.save_metrics(worker.directory / "metrics.txt")
+        if self._scraper is not None:
+            self._scraper.stop()
         conductor.stop_supervision()
         self._stage.fleet.stop_all()
         self._people.stop()
@@ -367,6 +379,17 @@ class FaultRun:
         self._report.minima_missed = missed_minima(self._tier, verdict, conductor)
         self._report.peak_rss_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1)
         return verdict
+
+    def _judge_alerts(self) -> None:
+        """What a Prometheus would have fired: a finding of its own, which changes no verdict about money."""
+        if self._scraper is None:
+            return
+        try:
+            self._report.alerts = sorted(fired_over(self._scraper.recording()))
+        except EvaluationFailed as error:
+            self._report.problems.append(f"alerts were not evaluated: {error}")
+        else:
+            say(f"alerts fired: {', '.join(self._report.alerts) or 'none'}")
 
     # Looking on.
 

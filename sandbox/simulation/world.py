@@ -105,7 +105,7 @@ class _Silent:
 
 def _silent_metrics() -> Metrics:
     metrics = Metrics()
-    vars(metrics).update(dict.fromkeys((*vars(metrics), "handled"), _Silent()))
+    vars(metrics).update(dict.fromkeys((*vars(metrics), "handled", "staged", "count_end"), _Silent()))
     return metrics
 
 

@@ -17,7 +17,10 @@ DOCUMENTS = (
     "docs/rules.md",
     "docs/failures.md",
     "docs/requirements.md",
+    "docs/metrics.md",
+    "docs/telemetry.md",
     "bench/README.md",
+    "helm/payout-streams/README.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)\s*$")

@@ -55,6 +55,11 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "watch-list-rejected": {"play": NOBODY, "expect": WAITING_FOR_REVIEW},
     "declined-release-open": {},
     "declined-release-refused": {},
+    "declined-aft-reversed": {
+        # A reversal names no payout; this is the only one that is reversed.
+        "visa": [{"operation": "reverse", "fault": "400", "sender_reference": None}],
+        "expect": Expectation(state="DECLINED", compensation="MANUAL"),
+    },
     "amount-negative": {"play": NOBODY, "expect": WAITING_FOR_ORIGINATOR},
     "exact-duplicate": {},
     "same-id-other-amount": {},
@@ -68,11 +73,12 @@ PAYOUTS = {
     "HELD_PAYOUT_ID": "partial-approval-held",
     "ORIGINATOR_PAYOUT_ID": "declined-release-open",
     "REFUSED_PAYOUT_ID": "usd-approved-2",
+    "MANUAL_PAYOUT_ID": "declined-aft-reversed",
     "REVIEWED_PAYOUT_ID": "watch-list-approved",
     "WITHDRAWN_PAYOUT_ID": "watch-list-withdrawn",
 }
-# The version of the proposal to resolve that the book has just made for this payout.
-PROPOSAL_VERSION, PROPOSED = "PROPOSAL_VERSION", "partial-approval-held"
+# The version of the proposal to resolve that the book has just made for the payout that the command names.
+PROPOSAL_VERSION = "PROPOSAL_VERSION"
 CASES = {"CASE_ID": "watch-list-approved", "OTHER_CASE_ID": "watch-list-rejected"}
 
 
@@ -144,6 +150,9 @@ class RunningSystem:
 
     def filled(self, text: str) -> str:
         """The command with this system's names in place of the capitals."""
+        if PROPOSAL_VERSION in text:
+            (named,) = (sample for word, sample in PAYOUTS.items() if re.search(rf"\b{word}\b", text))
+            text = text.replace(PROPOSAL_VERSION, str(self.row(named)["version"]))
         return re.sub(r"\b[A-Z]+(?:_[A-Z]+)*_(?:PID|ID|VERSION)\b", self._placeholder, text)
 
     def shell(self, text: str, document: str) -> Answer:
@@ -188,11 +197,8 @@ class RunningSystem:
         self.lag_port.release()
 
     def _placeholder(self, found: re.Match[str]) -> str:
-        name = found[0]
-        if name == PROPOSAL_VERSION:
-            return str(self.row(PROPOSED)["version"])
         # A variable of the shell ends like a placeholder and stands behind a dollar sign.
-        return found[0] if name not in self.placeholders else self.placeholders[name]
+        return self.placeholders.get(found[0], found[0])
 
     def _desk(self, document: str) -> Path:
         """A working directory for each document: both may make the same files."""

@@ -7,20 +7,24 @@ import re
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from ops.metrics_document import worker_metrics
 from sandbox.samples.sample_file import planted_card_numbers
 from sandbox.servers.kafka import KafkaCluster
 from sandbox.servers.postgres import PostgresServer
 from tests.docs.documents import Command, commands, functions, named_tests
 from tests.docs.running_system import PARTITIONS, Answer, RunningSystem, missing_programs, running_system
+from tests.promtool import NEEDS_PROMTOOL, what_promtool_says
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
 DOCUMENTED = [command for document in ("README.md", "RUNBOOK.md") for command in commands(document)]
 # The demo and the tests are run by others; here their targets are checked (test_documents.py).
 EXECUTED = [c for c in DOCUMENTED if c.not_executed is None and not c.text.startswith("make ")]
-NOT_HERE_AT_ALL = {"needs compose"}
+NOT_HERE_AT_ALL = {"needs compose", "needs Alertmanager", "needs a Kubernetes cluster"}
 MAY_STAY_UNEXECUTED = NOT_HERE_AT_ALL | {"needs a registry", "starts servers of its own"}
 REVIEW_SECONDS_MAX = 30.0
 
@@ -100,12 +104,45 @@ def test_what_the_commands_decided_has_happened(system: RunningSystem) -> None:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert system.fetch("SELECT mode FROM modes") == [{"mode": "normal"}]
+    assert system.row("declined-aft-reversed")["compensation"] == "COMPENSATED"
+    assert _steps(system, "declined-aft-reversed")[-2:] == [
+        ("hand_back_proposed", "maria"),
+        ("hand_back_agreed", "jan"),
+    ]
     assert _steps(system, "watch-list-withdrawn")[-3:] == [
         ("held", "maria"), ("released", "maria"), ("cancelled", "maria"),
     ]  # fmt: skip
     assert _steps(system, "partial-approval-held")[-3:] == [
         ("resolution_proposed", "maria"), ("resolved_paid", "jan"), ("resolution_undone", "jan"),
     ]  # fmt: skip
+
+
+def test_e6_a_live_worker_shows_the_documented_metrics(system: RunningSystem) -> None:
+    """E6: every documented metric is in a live worker's exposition and no other; readiness is what its page says."""
+    page = f"http://127.0.0.1:{system.environment['PAYOUTS_HTTP_PORT']}"
+    scraped = httpx.get(f"{page}/metrics", timeout=30).text
+    families = {family.name: family for family in text_string_to_metric_families(scraped)}
+    documented = {one.name.removesuffix("_total"): one for one in worker_metrics()}
+    assert set(families) == set(documented)
+    for name, family in families.items():
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} <= set(documented[name].labels), sample
+    assert families["payouts_ready"].samples[0].value == (httpx.get(f"{page}/health/critical").status_code == 200)
+    assert families["payouts_by_status"].samples, "the ledger was counted"
+    assert sum(sample.value for sample in families["payouts_rebalances"].samples) >= 1, "Faust's sensor is asked"
+    assert families["worker_assigned_partitions"].samples
+    detail = httpx.get(f"{page}/health/detailed").json()
+    assert detail["policies"]["corridors"], "S0-39: the page says what the worker decides by"
+    assert set(detail["database"]["poolStats"]) == {"size", "idle", "in_use", "max"}
+
+
+@NEEDS_PROMTOOL
+def test_e6_promtool_finds_nothing_to_say_of_what_is_scraped(system: RunningSystem) -> None:
+    """4.2: a live worker's metrics, and the exporter's that the runbook has started."""
+    ports = [system.environment["PAYOUTS_HTTP_PORT"]]
+    ports += [system.environment["PAYOUTS_LAG_PORT"] for one in system.exporters if one.poll() is None]
+    for port in ports:
+        assert what_promtool_says(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).content) == ""
 
 
 def test_what_is_not_executed_is_named() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from sandbox.auditor.audit import NO_FAULTS
 from sandbox.auditor.collect import read_ledger, read_stand_in
@@ -21,6 +24,8 @@ from schemas.topics import topic_name
 from tests.integration.pipeline.pipeline_harness import Pipeline, Worker, until
 
 STUCK_AFTER_SECONDS = 60.0
+SEND_EVERY_SECONDS = 0.02
+"""Fifty requests a second."""
 TOKEN = "tok_approve_1"
 
 
@@ -59,6 +64,37 @@ class Audited:
             self._producer.poll(0)
             sent.append(str(request["payout_id"]))
         return sent
+
+    @contextlib.contextmanager
+    def sending(self, at_most: int) -> Iterator[list[str]]:
+        """An originator goes on while the block runs, fifty requests a second and not more than `at_most`; their ids.
+
+        When the block ends the logs must have grown meanwhile: else nothing was shown.
+        """
+        stop, sent = threading.Event(), list[str]()
+
+        def go_on() -> None:
+            while len(sent) < at_most:
+                sent.extend(self.send(1))
+                if stop.wait(SEND_EVERY_SECONDS):
+                    return
+
+        before = self._request_ends()
+        with ThreadPoolExecutor(1) as thread:
+            going = thread.submit(go_on)
+            try:
+                yield sent
+                assert self._request_ends() > before, "no request arrived meanwhile: this proved nothing"
+            finally:
+                stop.set()
+                going.result(30.0)
+
+    def _request_ends(self) -> int:
+        """The ends of the requests' logs, added up."""
+        name = topic_name("payout_requests", self.pipeline.prefix)
+        with self.pipeline.outsider("an-onlooker") as consumer:
+            numbers = consumer.list_topics(name, 10).topics[name].partitions
+            return sum(consumer.get_watermark_offsets(TopicPartition(name, number), 10)[1] for number in numbers)
 
     def acknowledged(self) -> list[Accepted]:
         """Everything sent is acknowledged; all of it."""

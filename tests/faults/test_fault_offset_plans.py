@@ -19,6 +19,8 @@ from tests.integration.pipeline.conftest import MakePipeline
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
 LOAD = 30
+GOING_ON = 40
+"""Requests that arrive while one command runs, at most."""
 EMPTY_SECONDS = "30"
 
 
@@ -28,6 +30,14 @@ def offsets(audited: Audited, *words: str) -> Any:
     result = CliRunner().invoke(app, ["offsets", *words, "--output", "json"], env=environment)
     assert result.exit_code == 0, f"{words}\n{result.stderr}\n{result.stdout}"
     return json.loads(result.stdout)
+
+
+def while_requests_go_on(audited: Audited, sent: list[str], *words: str) -> Any:
+    """The same while an originator goes on; what he sent is added to `sent`, and the logs grew meanwhile."""
+    with audited.sending(GOING_ON) as more:
+        answer = offsets(audited, *words)
+    sent += more
+    return answer
 
 
 def test_every_topic_is_read_again_from_its_first_record_while_requests_go_on(
@@ -43,14 +53,15 @@ def test_every_topic_is_read_again_from_its_first_record_while_requests_go_on(
     audited.stop()
     offsets(audited, "show", "--wait-empty", EMPTY_SECONDS)
 
-    made = offsets(audited, "plan", "--all-topics", "--to-earliest", "--out", plan)
+    made = while_requests_go_on(audited, sent, "plan", "--all-topics", "--to-earliest", "--out", plan)
     assert made["skip"]["records"] == 0
     assert made["replay"]["payouts"] >= LOAD
     assert made["replay"]["ended"] >= LOAD
-    sent += audited.send(LOAD)
-    offsets(audited, "apply", plan, "--reason", "INC-9: read again", "--yes")
-    assert {row["fate"] for row in offsets(audited, "verify", plan)["partitions"]} == {"as planned"}
-    back = offsets(audited, "undo", str(tmp_path / "plan.undo.json"), "--reason", "INC-9: not yet", "--yes")
+    while_requests_go_on(audited, sent, "apply", plan, "--reason", "INC-9: read again", "--yes")
+    verified = while_requests_go_on(audited, sent, "verify", plan)
+    assert {row["fate"] for row in verified["partitions"]} == {"as planned"}
+    undo = str(tmp_path / "plan.undo.json")
+    back = while_requests_go_on(audited, sent, "undo", undo, "--reason", "INC-9: not yet", "--yes")
     assert back["partitions_moved"] > 0
     offsets(audited, "plan", "--all-topics", "--to-earliest", "--out", again)
     offsets(audited, "apply", again, "--reason", "INC-9: read again", "--yes")
@@ -63,7 +74,8 @@ def test_every_topic_is_read_again_from_its_first_record_while_requests_go_on(
     assert {row["fate"] for row in verified["partitions"]} <= {"as planned", "went on"}
     assert verified["read again"]["records"] >= LOAD
     assert verified["read again"]["missing"] == 0
-    audited.assert_clean(payouts=4 * LOAD)
+    assert len(sent) > 3 * LOAD + 4
+    audited.assert_clean(payouts=len(sent))
 
 
 def test_what_is_skipped_is_held_while_requests_go_on_and_paid_after_the_undo(
@@ -79,28 +91,35 @@ def test_what_is_skipped_is_held_while_requests_go_on_and_paid_after_the_undo(
     skipped = audited.send(LOAD)
     assert len(audited.acknowledged()) == 2 * LOAD
     offsets(audited, "show", "--wait-empty", EMPTY_SECONDS)
-    made = offsets(audited, "plan", "--topic", "payout_requests", "--to-latest", "--out", plan)
-    assert (made["skip"]["payouts"], made["skip"]["unseen"], made["skip"]["money"]) == (
-        LOAD, LOAD, {"USD": 2500 * LOAD},
-    )  # fmt: skip
-    offsets(audited, "apply", plan, "--reason", "INC-9", "--skip-payouts", str(LOAD), "--yes")
+    more: list[str] = []
+    made = while_requests_go_on(audited, more, "plan", "--topic", "payout_requests", "--to-latest", "--out", plan)
+    count = made["skip"]["payouts"]
+    assert LOAD <= count <= LOAD + len(more), "up to the end that the plan saw, and not beyond"
+    assert (made["skip"]["unseen"], made["skip"]["money"]) == (count, {"USD": 2500 * count})
+    while_requests_go_on(audited, more, "apply", plan, "--reason", "INC-9", "--skip-payouts", str(count), "--yes")
+    held = {row["payout_id"] for row in audited.pipeline.fetch("SELECT payout_id FROM payouts WHERE held")}
+    assert len(held) == count
+    assert set(skipped) <= held <= {*skipped, *more}
 
     audited.start("right")
     after = audited.send(LOAD)
-    audited.until_paid(after)
+    verified = while_requests_go_on(audited, more, "verify", plan)
+    assert (verified["skipped"]["held"], verified["skipped"]["missing"]) == (count, 0)
+    paid = [*sent, *after, *(payout_id for payout_id in more if payout_id not in held)]
+    audited.until_paid(paid)
     wait_until_read(audited.pipeline, list(READ_BY_WORKERS))
-    verified = offsets(audited, "verify", plan)
-    assert (verified["skipped"]["held"], verified["skipped"]["missing"]) == (LOAD, 0)
     verdict = audited.verdict()
     assert verdict.clean, (verdict.line(), *verdict.problems())
-    assert (verdict.counts["paid"], verdict.counts["held"]) == (2 * LOAD, LOAD)
+    assert (verdict.counts["paid"], verdict.counts["held"]) == (len(paid), count)
     assert "never handled" not in audited.workers[-1].log()
 
     audited.stop()
     offsets(audited, "show", "--wait-empty", EMPTY_SECONDS)
     undo = str(tmp_path / "plan.undo.json")
-    assert offsets(audited, "undo", undo, "--reason", "INC-9: they are right", "--yes")["released"] == LOAD
+    back = while_requests_go_on(audited, more, "undo", undo, "--reason", "INC-9: they are right", "--yes")
+    assert back["released"] == count
     audited.start("third")
-    audited.until_paid([*sent, *skipped, *after])
+    everything = [*sent, *skipped, *after, *more]
+    audited.until_paid(everything)
     wait_until_read(audited.pipeline, list(READ_BY_WORKERS))
-    audited.assert_clean(payouts=3 * LOAD)
+    audited.assert_clean(payouts=len(everything))

@@ -38,6 +38,7 @@ def test_visa_is_away(own_visa: VisaStandIn, make_pipeline: MakePipeline) -> Non
     waiting = "SELECT 1 FROM payouts WHERE state IN ('CLEARED', 'SUBMITTING')"
     until("all screened, none paid", lambda: len(pipeline.fetch(waiting)) == PAYOUTS)
     time.sleep(OUTAGE_SECONDS)
+    assert worker.lives(), "liveness does not depend on Visa"
     versions = pipeline.fetch("SELECT max(version) AS highest FROM payouts")[0]["highest"]
     own_visa.restart()
     pipeline.wait_all(payout_ids)
@@ -89,6 +90,7 @@ def test_all_of_kafka_restarts(own_kafka: KafkaCluster, make_pipeline: MakePipel
     until("some at Visa", lambda: sum(pipeline.approved_counts(payout_ids).values()) >= 3)
     own_kafka.kill(1)
     time.sleep(OUTAGE_SECONDS / 2)
+    assert not worker.process.is_running or worker.lives(), "liveness does not depend on brokers"
     own_kafka.restart(1)
     pipeline.visa_faults()
 

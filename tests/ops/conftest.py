@@ -114,9 +114,9 @@ def live(
     }
     live = Live(environment, directory, prefix)
     try:
+        assert live.data("ledger", "migrate")["applied"]
         created = live.data("topics", "ensure", "--partitions", "3", "--replication-factor", "1")
         assert {row["status"] for row in created} == {"created"}
-        assert live.data("ledger", "migrate")["applied"]
         live.data("keys", "create", str(directory / "keys"))
         yield live
     finally:

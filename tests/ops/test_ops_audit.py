@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
 CARD = "4957030420210462"
 Records = list[dict[str, Any]]
+REASON = "AUD-7: yearly audit"
 LINES = 9
 """Of the history that every test begins with."""
 
@@ -298,7 +299,9 @@ def test_s4_31_an_export_is_whole_and_whatever_is_changed_shows(audited: Audited
     _seal_all(audited)
     for form in ("csv", "json"):
         directory = tmp_path / form
-        result = audited.run("audit", "export", str(directory), "--format", form, "--output", "json")
+        result = audited.run(
+            "audit", "export", str(directory), "--format", form, "--reason", REASON, "--output", "json"
+        )
         assert result.exit_code == ExitCode.OK, result.stderr
         manifest = json.loads(result.stdout)
         assert (manifest["first_sequence"], manifest["records"]) == (1, LINES + 1)
@@ -314,6 +317,11 @@ def test_s4_31_an_export_is_whole_and_whatever_is_changed_shows(audited: Audited
         assert "its content is not what was sealed" in tampered.stdout
     again = audited.run("audit", "export", str(tmp_path / "csv"))
     assert again.exit_code == ExitCode.REFUSED, "an export is never written over"
+    # Data left: who, when, which records, why; written down before they did.
+    taken = audited.run("audit", "tail", "--action", "audit_export_begun", "--output", "json")
+    assert [(line["actor"], json.loads(line["detail"])) for line in json.loads(taken.stdout)] == 2 * [
+        ("maria", {"first_sequence": 1, "last_sequence": LINES + 1, "reason": REASON})
+    ]
 
 
 def _seal_all(audited: Audited) -> None:

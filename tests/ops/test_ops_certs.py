@@ -8,7 +8,7 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 from ledger.postgres import PostgresLedger
 from ops.exit_codes import ExitCode
 from ops.main import app
+from processors.payout.row import PayoutState
 from processors.visa.transport import VisaDirectClient
 from sandbox.servers.postgres import ForeignPostgres, PostgresServer
 from sandbox.servers.visa_stand_in import CREDENTIAL_FILES, VisaStandIn
@@ -35,6 +36,7 @@ from streams.visa_client import ClientSource
 from streams.visa_keeper import VisaKeeper
 from streams.visa_material import material_in_use
 from streams.visa_pause import VisaPauses
+from tests.ops.operator_rows import stored
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
@@ -181,13 +183,23 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visa_keeper, "ORDERS_EVERY_SECONDS", 0.1)
 
 
+def with_ledger(scene: Scene, work: Callable[[PostgresLedger], Awaitable[Any]]) -> None:
+    """Do something with the scene's ledger."""
+
+    async def inner() -> None:
+        async with await PostgresLedger.connect(scene.environment["DATABASE_URL"], pool_min=1) as ledger:
+            await work(ledger)
+
+    asyncio.run(inner())
+
+
 def history(scene: Scene) -> list[tuple[str, str, str]]:
     async def work() -> list[tuple[str, str, str]]:
         connection = await asyncpg.connect(scene.environment["DATABASE_URL"])
         try:
             rows = await connection.fetch(
                 "SELECT actor, transition, detail ->> 'reason' AS reason FROM history "
-                "WHERE payout_id IS NULL ORDER BY id"
+                "WHERE payout_id IS NULL AND transition <> 'ledger_migrated' ORDER BY id"
             )
             return [(row["actor"], row["transition"], row["reason"]) for row in rows]
         finally:
@@ -241,10 +253,16 @@ def test_a_pair_that_visa_does_not_know_fails_the_probe(scene: Scene) -> None:
 
 
 def test_every_worker_takes_the_new_certificate_and_goes_back_when_it_is_told(scene: Scene) -> None:
-    """S0-05, S0-06, S0-10: one order, an answer of each worker, and who ordered it in the history."""
+    """S0-05, S0-06, S0-10, P9: a plan in payouts and money, one order, an answer of each worker, who ordered it."""
+    for state in (PayoutState.CLEARED, PayoutState.UNKNOWN, PayoutState.PAID):
+        with_ledger(scene, lambda ledger, state=state: stored(ledger, state))
     with workers(scene, "worker-1", "worker-2"):
         old = {row["certificate"] for row in scene.data("certs", "status")["workers"]}
         assert len(old) == 1
+        plan = scene.data("certs", "reload", "--reason", "INC-7: renewed", "--dry-run")
+        assert (plan["dry_run"], [row["worker"] for row in plan["workers"]]) == (True, ["worker-1", "worker-2"])
+        assert plan["waiting"] == [{"currency": "USD", "payouts": 2, "amount_minor": 2468}]
+        assert history(scene) == [], "a dry run orders nothing"
         scene.replace_client(scene.issue("new client"))
         rows = scene.data("certs", "reload", "--reason", "INC-7: renewed", "--wait", "60")
         assert [row["worker"] for row in rows] == ["worker-1", "worker-2"]
@@ -253,9 +271,13 @@ def test_every_worker_takes_the_new_certificate_and_goes_back_when_it_is_told(sc
         assert len(new) == 1
         assert new != old
         assert {row["can_roll_back"] for row in rows} == {True}
+        plan = scene.data("certs", "rollback", "--reason", "INC-7: refused", "--dry-run")
+        assert {row["will"] for row in plan["workers"]} == {"uses again what it used before its last reload"}
         rows = scene.data("certs", "rollback", "--reason", "INC-7: refused", "--operator", "jan", "--wait", "60")
         assert [row["result"] for row in rows] == ["rolled_back", "rolled_back"]
         assert {row["certificate"] for row in rows} == old
+        plan = scene.data("certs", "rollback", "--reason", "INC-7: again", "--dry-run")
+        assert all(row["will"].startswith("nothing") for row in plan["workers"])
         again = scene.data("certs", "rollback", "--reason", "INC-7: again", "--wait", "60", code=1)
         assert {row["result"] for row in again} == {"failure"}
     assert history(scene)[:2] == [
@@ -300,6 +322,9 @@ def test_breakers_are_shown_and_reset_with_a_name_and_a_reason(scene: Scene) -> 
     with workers(scene, "worker-1"):
         (row,) = scene.data("breaker", "status")
         assert (row["worker"], row["state"]) == ("worker-1", "none: keys from files")
+        plan = scene.data("breaker", "reset", "jwks", "--reason", "INC-8", "--dry-run")
+        assert [row["will"] for row in plan["workers"]] == ["nothing: it has keys from files, and will say unchanged"]
+        assert history(scene) == []
         (row,) = scene.data("breaker", "reset", "jwks", "--reason", "INC-8: answers again", "--wait", "60")
         assert row["result"] == "unchanged"
     assert history(scene) == [("tester", "visa_breaker_reset", "INC-8: answers again")]
@@ -312,3 +337,5 @@ def test_breakers_are_shown_and_reset_with_a_name_and_a_reason(scene: Scene) -> 
     asyncio.run(report())
     (row,) = scene.data("breaker", "status", code=1)
     assert (row["name"], row["state"]) == ("jwks", "OPEN")
+    (row,) = scene.data("breaker", "reset", "jwks", "--reason", "INC-8", "--dry-run")["workers"]
+    assert row["will"] == "closes jwks (now OPEN) and asks for the keys at once"

@@ -59,7 +59,9 @@ def lines(*documents: dict[str, Any]) -> bytes:
 
 
 def test_topics_are_created_once_and_differences_reported_but_never_altered(live: Live) -> None:
-    """Design 3: topics come from our command and the one table; what is there stays as it is."""
+    """Design 3, P9: topics come from our command and the one table; what is there stays; who made them is written."""
+    (line,) = live.data("audit", "tail", "--action", "topics_created")
+    assert (line["actor"], f"{live.prefix}payout_requests" in line["detail"]) == ("tester", True)
     again = live.data("topics", "ensure", "--partitions", "3", "--replication-factor", "1")
     assert {row["status"] for row in again} == {"ok"}
     listed = live.data("topics", "list")
@@ -414,8 +416,13 @@ def test_schemas_are_pushed_once_and_requests_carry_the_registered_id(live: Live
     assert early.exit_code == ExitCode.FOUND
     assert "payouts schemas push" in early.stderr
     assert live.run("schemas", "check", **registry).exit_code == ExitCode.FOUND
+    planned = live.run("schemas", "push", "--dry-run", "--output", "json", **registry)
+    assert (planned.exit_code, "not pushed" in {row["status"] for row in json.loads(planned.stdout)}) == (0, True)
+    assert live.run("schemas", "check", **registry).exit_code == ExitCode.FOUND, "a dry run registers nothing"
     pushed = live.run("schemas", "push", "--output", "json", **registry)
     assert pushed.exit_code == 0, pushed.stderr
+    (line,) = live.data("audit", "tail", "--action", "schemas_pushed")
+    assert (line["actor"], f"{live.prefix}payout_requests-value" in line["detail"]) == ("tester", True)
     ids = {row["record"]: row["schema_id"] for row in json.loads(pushed.stdout)}
     again = live.run("schemas", "push", **registry)
     assert again.stderr.startswith("0 schema(s) registered")

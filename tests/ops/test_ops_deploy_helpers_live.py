@@ -111,6 +111,10 @@ def test_forensics_hold_the_evidence_and_no_secret(live: Live, ended: list[Payou
     assert json.loads((out / "settings.json").read_text())["settings"]["VISA_PASSWORD"] == {"set": True}
     again = live.run(*words)
     assert again.exit_code == ExitCode.USAGE, "evidence is never overwritten"
+    (line,) = live.data("audit", "tail", "--action", "forensics_begun")
+    assert line["actor"] == "tester"
+    assert "INC-7" in line["detail"]
+    assert held.payout_id in line["detail"]
 
 
 def test_monitor_ends_at_once_when_a_bound_is_passed(live: Live) -> None:

@@ -182,7 +182,11 @@ def test_everything_comes_back_and_nothing_leaves_before_it_was_adopted(
 
     done = restored(empty, tmp_path / "backup")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["ledger"] == {"payouts": 6, "history": 12}
+    assert json.loads(done.stdout)["ledger"] == {"payouts": 6, "history": 13}
+    taken = "SELECT actor, detail ->> 'backup' FROM history WHERE transition = 'ledger_backup_begun'"
+    assert fetch(source, taken) == fetch(empty, taken) == [("tester", told["backup_id"])], (
+        "data left: it is written down"
+    )
     for name, statement in EVERYTHING.items():
         assert fetch(empty, statement) == before[name], name
     assert fetch(empty, "SELECT actor FROM history WHERE transition = 'ledger_restored'") == [("maria",)]

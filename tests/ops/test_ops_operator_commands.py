@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,12 +21,13 @@ from typer.testing import CliRunner, Result
 
 from ledger.interface import Change, HistoryEntry
 from ledger.postgres import PostgresLedger
+from ledger.waiting import WAITS_FOR_A_PERSON, Why
 from ops.action_plans import Action, Ended, carry_out, look
 from ops.exit_codes import ExitCode
 from ops.hold import CODES
 from ops.main import app
 from ops.resolve import approval
-from ops.stuck import ADVICE, Why
+from ops.stuck import ADVICE
 from processors.payout.events import Held, ResolutionProposed
 from processors.payout.row import CompensationState, Executor, PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
@@ -234,6 +236,43 @@ def test_s6_two_people_resolve_and_one_takes_it_back(desk: Desk) -> None:
     ]  # fmt: skip
 
 
+def test_c4_two_people_close_a_compensation_that_waits_for_one(desk: Desk) -> None:
+    """C2, C4, S6, P9: as an operator types it; one alone is refused, what is the originator's is refused, once."""
+    waits = {"compensation": CompensationState.MANUAL, "compensation_reason_code": "ACTION_CODE_05"}
+    ours = desk.stored(PayoutState.FAILED, **waits, compensation_executor=Executor.PROCESSOR, reason_code="X")
+    his = desk.stored(PayoutState.FAILED, **waits, compensation_executor=Executor.ORIGINATOR, reason_code="X")
+    evidence = ("--handed-back", "--evidence", "bank transfer 0815", "--yes")
+    refused = desk.data("resolve", his.payout_id, *evidence, code=ExitCode.REFUSED)
+    assert "his confirmation" in refused["payouts"][0]["why"]
+    told = desk.run("resolve", ours.payout_id, *evidence)
+    assert told.exit_code == ExitCode.OK, told.stderr
+    assert f"payouts resolve {ours.payout_id} --handed-back --approve 3" in told.stderr
+    assert ours.payout_id in desk.run("stuck").stdout
+    agree = ("resolve", ours.payout_id, "--handed-back", "--approve", "3")
+    alone = desk.data(*agree, "--operator", "MARIA", "--yes", code=ExitCode.REFUSED)
+    assert "another person" in alone["payouts"][0]["why"]
+    other = desk.data("resolve", ours.payout_id, "--not-paid", "--approve", "3", "--yes", code=ExitCode.REFUSED)
+    assert "proposed --handed-back" in other["payouts"][0]["why"]
+    plan = desk.run(*agree, "--operator", "jan", "--dry-run")
+    assert "12.34 USD count as handed back, for ever" in plan.stdout
+    assert "bank transfer 0815" in plan.stdout
+    assert desk.row(ours.payout_id).compensation is CompensationState.MANUAL
+    desk.data(*agree, "--operator", "jan", "--yes")
+    assert desk.row(ours.payout_id).compensation is CompensationState.COMPENSATED
+    late = desk.data(*agree, "--operator", "ann", "--yes", code=ExitCode.REFUSED)
+    assert "void" in late["payouts"][0]["why"]
+    assert [(e.transition, e.actor) for e in desk.history(ours.payout_id)[-2:]] == [
+        ("hand_back_proposed", "maria"), ("hand_back_agreed", "jan"),
+    ]  # fmt: skip
+    assert ours.payout_id not in {one["payout_id"] for one in desk.data("stuck", code=ExitCode.FOUND)["payouts"]}
+
+
+@pytest.mark.parametrize("words", [(), ("--paid", "--handed-back"), ("--handed-back", "--undo", "--reason", "x")])
+def test_a_resolution_says_one_thing(desk: Desk, words: tuple[str, ...]) -> None:
+    """P9: two answers at once are none; exit code 2, and nothing is looked up."""
+    assert desk.run("resolve", "payout-1", *words, "--evidence", "x", "--yes").exit_code == ExitCode.USAGE
+
+
 def test_s6_a_card_number_is_no_evidence(desk: Desk) -> None:
     """P6: what is stored in clear holds no card number; exit code 3, and the number is not repeated."""
     row = desk.stored(PayoutState.UNKNOWN)
@@ -395,6 +434,12 @@ def test_p1_what_waits_for_a_person_or_too_long_is_listed_with_its_money(desk: D
     listed = desk.data("stuck", "--older-than", "900", code=ExitCode.FOUND)
     assert {row["payout_id"]: row["why"] for row in listed["payouts"]} == wanted
     totals = {(total["why"], total["currency"]): total for total in listed["totals"]}
+    patience, limit = 900.0, SCHEDULE.resend_limit_seconds
+    figures = desk.ledger(lambda ledger: ledger.figures.look(patience_seconds=patience, resend_limit_seconds=limit))
+    counted = Counter(wanted.values())
+    assert figures.waiting_for_person == {why: counted[why] for why in WAITS_FOR_A_PERSON}
+    assert sum(figures.stuck_by_status.values()) == len(wanted) - sum(figures.waiting_for_person.values())
+    assert sum(figures.by_status.values()) == len(_outside()) + len(_inside())
     for why in set(wanted.values()):
         count = list(wanted.values()).count(why)
         assert (totals[why, "USD"]["payouts"], totals[why, "USD"]["amount_minor"]) == (count, count * 1234)

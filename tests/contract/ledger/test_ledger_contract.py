@@ -215,6 +215,29 @@ async def test_l7_receipt_owned_is_derived_and_a_change_cannot_claim_it(harness:
     assert not changed.funding_captured
 
 
+# K2: the trace that a request came in
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize("traceparent", [PARENT, None])
+async def test_k2_the_trace_of_a_payout_is_fixed_by_its_first_record(harness: Harness, traceparent: str | None) -> None:
+    """The sweeper has it too: what it sends stands in the payout's trace."""
+    before = await inserted(harness.ledger, 1, traceparent=traceparent, due_at=START)
+    assert before.traceparent == traceparent
+    changed = await committed(harness.ledger, step(before, traceparent=f"{PARENT[:-1]}0"))
+    assert changed.traceparent == traceparent
+    assert await harness.ledger.read(before.payout_id) == changed
+    (due,) = await harness.ledger.due(10, 60)
+    assert due.traceparent == traceparent
+
+
+async def test_k2_no_row_keeps_more_than_a_trace_context(harness: Harness) -> None:
+    """L5: a row of a worker that forgot to look ends with a reason, alone."""
+    with pytest.raises(RowRejected, match="payouts_traceparent_length"):
+        await inserted(harness.ledger, 1, traceparent=f"{PARENT}0")
+
+
 # S3, S8: the account rail
 
 ACCOUNT_KINDS = [DestinationKind.ACCOUNT, DestinationKind.WALLET]

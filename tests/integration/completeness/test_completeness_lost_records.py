@@ -26,6 +26,7 @@ REQUESTS, CONFIRMATIONS, REQUIRED = (
 )
 END_SECONDS = 60.0
 COMMAND_SECONDS = 120.0
+REASON = "INC-126: passed unseen"
 
 
 def losing(pipeline: Pipeline, name: str, lost: dict[str, list[int]], **more: str) -> Worker:
@@ -47,12 +48,20 @@ def metric(pipeline: Pipeline, worker: Worker, name: str, topic: str) -> float:
     return next((float(line.removeprefix(wanted)) for line in page.splitlines() if line.startswith(wanted)), 0.0)
 
 
+def command(*words: str) -> list[str]:
+    """`payouts intake verify WORDS…`, as a process of its own."""
+    return [sys.executable, "-m", "ops", "intake", "verify", "--output", "json", *words]
+
+
 def verify(pipeline: Pipeline, *words: str) -> tuple[int, list[dict[str, Any]], str]:
     """`payouts intake verify`: its exit code, its rows and what it said."""
-    command = [sys.executable, "-m", "ops", "intake", "verify", "--output", "json", *words]
-    environment = pipeline.environment("command")
     ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        command(*words),
+        env=pipeline.environment("command"),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
     )
     return ended.returncode, json.loads(ended.stdout or "[]"), ended.stderr
 
@@ -121,7 +130,10 @@ def test_records_lost_and_committed_past_are_driven_in_again(make_pipeline: Make
 
 
 def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make_pipeline: MakePipeline) -> None:
-    """K9: `payouts intake verify` changes nothing; with --drive the workers look again, and nothing is produced."""
+    """K9, P9: `payouts intake verify` changes nothing, --drive shows payouts and money first and is in the history;
+
+    the workers look again, and nothing is produced. Of two operators at once one is told.
+    """
     pipeline = make_pipeline(**{REQUESTS: 1})
     payouts = send_in_order(pipeline, 6)
     worker = losing(pipeline, "first", {REQUESTS: [2, 3]}, PAYOUTS_TEST_BLIND="1", PAYOUTS_TEST_UNFOLLOWED="1")
@@ -143,9 +155,46 @@ def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make
     assert verify(pipeline, "--from-time", "2100-01-01T00:00:00Z")[:2] == (0, [])
     assert pipeline.fetch("SELECT next_offset FROM verified_offsets")[0]["next_offset"] == 6
 
-    pipeline.worker("second").wait_until_assigned()
-    code, rows, said = verify(pipeline, "--drive")
-    assert (code, {row["fate"] for row in rows}) == (0, {"driven in"}), said
+    drive = ("--drive", "--reason", REASON, "--operator")
+    code, rows, said = verify(pipeline, *drive, "maria", "--dry-run")
+    assert (code, {row["fate"] for row in rows}) == (1, {"missing"}), said
+    assert "Missing: 2 payouts, 50.00 USD, in 2 records" in said
+    assert "the workers look up again what lies from offset 2 on" in said
+    assert _noted(pipeline) == []
+    assert pipeline.fetch("SELECT next_offset FROM verified_offsets")[0]["next_offset"] == 6, (
+        "a dry run changes nothing"
+    )
+
+    with subprocess.Popen(
+        command(*drive, "maria", "--yes"),
+        env=pipeline.environment("command"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as first:
+        until("the first of two operators", lambda: _noted(pipeline), END_SECONDS)
+        code, _, said = verify(pipeline, *drive, "jan", "--yes")
+        assert code == 3, said
+        assert "somebody else is moving offsets, or has records driven in" in said
+        pipeline.worker("second").wait_until_assigned()
+        answer, said = first.communicate(timeout=COMMAND_SECONDS)
+    assert (first.returncode, {row["fate"] for row in json.loads(answer)}) == (0, {"driven in"}), said
     pipeline.wait_all(payouts)
     assert_paid_once(pipeline, payouts)
     assert len(pipeline.events(REQUESTS)) == 6, "nothing is produced again"
+    begun, ended = _noted(pipeline)
+    assert (begun["actor"], begun["transition"], ended["transition"]) == (
+        "maria",
+        "intake_drive_begun",
+        "intake_driven",
+    )
+    wanted = {"reason": REASON, "records": 2, "payouts": 2, "money": {"USD": 5000}, "partitions": 1}
+    assert json.loads(begun["detail"]).items() >= wanted.items()
+    assert json.loads(ended["detail"]) == {"reason": REASON, "left": 0}
+
+
+def _noted(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """What the audited history says of records that somebody had driven in."""
+    return pipeline.fetch(
+        "SELECT actor, transition, detail FROM history WHERE transition LIKE 'intake\\_drive%' ORDER BY id"
+    )

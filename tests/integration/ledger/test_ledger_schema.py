@@ -22,6 +22,7 @@ from tests.contract.ledger.ledger_harness import PostgresHarness, committed, ide
 pytestmark = pytest.mark.servers
 
 NEW_IN_0004 = ("destination_kind", "returned_at", "returned_version", "returned_reason_code")
+NEW_IN_0011 = ("traceparent",)
 TYPE_NAMES = {"timestamp with time zone": "timestamptz"}
 
 
@@ -111,7 +112,7 @@ async def test_s3_rows_from_before_the_account_rail_go_to_a_card_and_came_back_n
     await migrate(database_url)
     monkeypatch.undo()
     connection = await asyncpg.connect(database_url)
-    old = [name for name in COLUMNS if name not in NEW_IN_0004]
+    old = [name for name in COLUMNS if name not in (*NEW_IN_0004, *NEW_IN_0011)]
     values = ", ".join(f"${number}" for number in range(1, len(old) + 1))
     row = column_values(sample_row(1, state=PayoutState.UNKNOWN, attempts=1, ambiguous=True, **identity(1)), old)
     await connection.execute(f"INSERT INTO payouts ({', '.join(old)}) VALUES ({values})", *row)

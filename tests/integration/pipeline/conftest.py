@@ -13,6 +13,7 @@ import pytest
 from sandbox.servers.visa_stand_in import VisaStandIn
 from streams.keys import create_keys
 from tests.integration.pipeline.pipeline_harness import Loop, Pipeline
+from tests.integration.pipeline.span_collector import SpanCollector
 
 MakePipeline = Callable[..., Pipeline]
 
@@ -85,8 +86,15 @@ def make_pipeline(request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
 
 
 @pytest.fixture(scope="session")
-def running(make_pipeline: MakePipeline) -> Pipeline:
-    """A pipeline with one worker of all agents, shared by tests that look at their own payouts only."""
+def collector() -> Iterator[SpanCollector]:
+    """An OpenTelemetry collector that keeps what it is sent."""
+    with SpanCollector() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def running(make_pipeline: MakePipeline, collector: SpanCollector) -> Pipeline:
+    """A pipeline with one worker of all agents, shared by tests that look at their own payouts only; it is traced."""
     pipeline = make_pipeline()
-    pipeline.worker("shared").wait_until_assigned()
+    pipeline.worker("shared", extra=collector.environment()).wait_until_assigned()
     return pipeline

@@ -118,6 +118,11 @@ class Worker:
             return {}
         return dict(answer.json())
 
+    def lives(self) -> bool:
+        """What a supervisor sees: whether `/health` says that the process lives."""
+        page = httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}/health", timeout=10.0)
+        return page.status_code == 200 and page.json()["status"] == "alive"
+
     def kill(self) -> None:
         self.process.kill()
 
@@ -274,6 +279,11 @@ class Pipeline:
         assert self._producer.flush(20) == 0
         return placed[0]
 
+    def produce_with_headers(self, topic: str, value: bytes, key: bytes, headers: Mapping[str, str]) -> None:
+        """The same, with headers."""
+        self._producer.produce(topic_name(topic, self.prefix), value, key, headers=dict(headers))
+        assert self._producer.flush(20) == 0
+
     def send(self, request: Mapping[str, Any], partition: int = -1) -> tuple[int, int]:
         """Produce a request as an originator does."""
         value = self.encode("PayoutRequest", request)
@@ -361,15 +371,15 @@ class Pipeline:
 
     def committed_places(self, topic: str, partitions: Iterable[int], group: str = "payouts") -> list[TopicPartition]:
         """What the group has committed, with the text beside it."""
-        with self._outsider(group) as consumer:
+        with self.outsider(group) as consumer:
             return consumer.committed([TopicPartition(topic_name(topic, self.prefix), each) for each in partitions], 10)
 
     def commit(self, places: list[TopicPartition], group: str = "payouts") -> None:
         """Commit for a group that has no members."""
-        with self._outsider(group) as consumer:
+        with self.outsider(group) as consumer:
             consumer.commit(offsets=places, asynchronous=False)
 
-    def _outsider(self, group: str) -> contextlib.closing[Consumer]:
+    def outsider(self, group: str) -> contextlib.closing[Consumer]:
         settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}{group}", "log_level": 0}
         return contextlib.closing(Consumer({**settings, "enable.auto.commit": False}))
 

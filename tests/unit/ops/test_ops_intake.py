@@ -34,11 +34,20 @@ CARD = "4957030420210462"
         ("--from-time", "yesterday"),
         ("--from-time", "2026-11-22T17:00:00"),
         ("--from", "-1", "--topic", TOPIC, "--partition", "0"),
+        ("--drive", "--yes"),
+        ("--drive", "--yes", "--reason", " "),
+        ("--drive", "--yes", "--dry-run", "--reason", "INC-1"),
+        ("--drive", "--reason", "INC-1"),  # the input is no terminal, so nobody can be asked
+        ("--reason", "INC-1"),
+        ("--dry-run",),
+        ("--yes",),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(words: tuple[str, ...]) -> None:
     """Design 10: exit code 2, and no connection is made."""
-    ended = CliRunner().invoke(app, ["intake", "verify", *words], env={"PAYOUTS_PROFILE": "test"})
+    ended = CliRunner().invoke(
+        app, ["intake", "verify", *words], env={"PAYOUTS_PROFILE": "test", "PAYOUTS_OPERATOR": "maria"}
+    )
     assert ended.exit_code == ExitCode.USAGE, ended.output
 
 
@@ -77,7 +86,7 @@ async def test_driving_in_is_refused_on_a_ledger_that_knows_less_than_it_did(
     ledger = MemoryLedger(utc_now)
     await ledger.verified_up_to(TOPIC, 0, 5)
     marks = cast("KafkaRecords", cast("Any", Marks({} if mark is None else {0: mark})))
-    missing = [(InboundPosition(TOPIC, 0, 5, "order-1"), None)]
+    missing = [InboundPosition(TOPIC, 0, 5, "order-1")]
     if not is_refused:
         await intake._refuse_after_a_restore(ledger, marks, missing)
         return

@@ -16,12 +16,14 @@ from ledger.memory import Fault, MemoryLedger
 from ops.action_plans import TRIES_MAX, Action, Ended, Plan, Result, carry_out, look, wait_until_announced
 from ops.effects import money_totals, totals_text, warnings
 from ops.exit_codes import ExitCode
+from ops.failures import CommandFailed
 from ops.hold import OPERATORS_HOLD, not_overruled
-from ops.operator_actions import exit_code
+from ops.operator_actions import exit_code, recorded_if_reachable, who_or_what, why_if_given
 from processors.payout.events import Event, Held, Released
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.schedule import Schedule
 from streams.clock import utc_now
+from streams.settings import Settings
 from tests.ops.operator_rows import SUBMITTED, stored
 
 SCHEDULE = Schedule.test()
@@ -356,3 +358,34 @@ async def test_a_payout_that_is_not_there_is_said_to_be_not_there(ledger: Memory
     """Design 10: 1, there is no such thing."""
     plan = await look(ledger, HOLD, "order-2026-0001", utc_now, SCHEDULE)
     assert (plan.ended, plan.step) == (Ended.NOT_FOUND, None)
+
+
+def test_p9_a_pipeline_without_a_user_is_named_by_its_machine_and_gives_no_made_up_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P9: `ledger migrate`, `topics ensure`, `schemas push` run where nobody is; the audit says what is known."""
+    for name in ("PAYOUTS_OPERATOR", "USER"):
+        monkeypatch.delenv(name, raising=False)
+    assert who_or_what(None).startswith("uid ")
+    assert who_or_what("release-1.4") == "release-1.4"
+    monkeypatch.setenv("PAYOUTS_OPERATOR", "maria")
+    assert who_or_what(None) == "maria"
+    assert (why_if_given(None), why_if_given(" OPS-31 ")) == ({}, {"reason": "OPS-31"})
+    with pytest.raises(CommandFailed) as empty:
+        why_if_given(" ")
+    assert empty.value.code is ExitCode.USAGE
+    with pytest.raises(CommandFailed):
+        who_or_what("4111 1111 1111 1111")
+
+
+@pytest.mark.parametrize("profile", ["test", "production"])
+def test_p9_what_was_done_elsewhere_stands_although_the_ledger_is_away_and_that_is_said(
+    profile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P9: topics are made before there is a ledger; the pipeline must not fail for it, nor believe that it is noted."""
+    address = "postgresql://payouts:hidden-word@127.0.0.1:1/payouts"
+    settings = Settings.model_validate({"payouts_profile": profile, "database_url": address})
+    assert not recorded_if_reachable(settings, "maria", "topics_created", {"topics": ["payout_requests"]})
+    said = capsys.readouterr().err
+    assert "Not in the ledger's history (by maria)" in said
+    assert "hidden-word" not in said

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from ledger.postgres import PostgresLedger
-from ops.stuck import Why, found
+from ledger.waiting import Why
+from ops.stuck import found
 from processors.payout.row import CompensationAction, CompensationState, Executor, PayoutState
 from streams.settings import Settings
 from tests.contract.ledger.ledger_fixtures import ledger_template, ledger_url

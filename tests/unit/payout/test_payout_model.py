@@ -25,6 +25,8 @@ from processors.payout.events import (
     Cancelled,
     Confirmed,
     Event,
+    HandBackAgreed,
+    HandBackProposed,
     Held,
     NewIdentity,
     Rejected,
@@ -467,6 +469,23 @@ class PayoutMachine(RuleBasedStateMachine):
             assert approver.strip().lower() != proposed.proposer, "S6: four eyes"
             assert before.version == version, "S6: whatever happened since voids the proposal"
 
+    @precondition(lambda self: self.row.compensation is not CompensationState.NONE)
+    @rule(proposer=st.sampled_from(["ann", "bob"]), approver=st.sampled_from(["ann", " Ann ", "bob", "cy"]))
+    def two_people_say_that_it_was_handed_back(self, proposer: str, approver: str) -> None:
+        """C2, C4, L2: only a MANUAL that is not the originator's, and never one of a payout that may be paid."""
+        before = self.row
+        self._apply(HandBackProposed("transfer 7", proposer))
+        if self.row == before:
+            return
+        assert before.compensation is CompensationState.MANUAL
+        assert before.compensation_executor is not Executor.ORIGINATOR, "C2"
+        assert not is_frozen(before), "L2"
+        proposed = self.row
+        self._apply(HandBackAgreed("transfer 7", proposer, approver, proposed.version))
+        if self.row != proposed:
+            assert self.row.compensation is CompensationState.COMPENSATED
+            assert approver.strip().lower() != proposer, "S6: four eyes"
+
     @precondition(lambda self: self.row.reason_code in ("RESOLVED_PAID", "RESOLVED_NOT_PAID"))
     @rule()
     def somebody_undoes_the_resolution(self) -> None:
@@ -727,7 +746,8 @@ class PayoutMachine(RuleBasedStateMachine):
             assert after.announce_version >= after.compensation_version, "C1: MANUAL is announced"
         if before.compensation is not CompensationState.COMPENSATED is after.compensation:
             confirmed = isinstance(event, Confirmed) and event.completed
-            assert confirmed or outcome is OutcomeKind.PAID, "C2, C4: compensated only by proof"
+            two_people = isinstance(event, HandBackAgreed) and before.compensation is CompensationState.MANUAL
+            assert confirmed or outcome is OutcomeKind.PAID or two_people, "C2, C4: only by proof, or by two people"
         if before.compensation is CompensationState.COMPENSATED:
             assert after.compensation is CompensationState.COMPENSATED
         if before.compensation_ambiguous:

@@ -62,6 +62,13 @@ def test_the_inbound_topics_are_those_of_the_completeness_reader() -> None:
     assert inbound == {"payout_requests", "payout_review_decisions", "payout_compensation_confirmations"}
 
 
+def test_what_is_internal_is_no_strangers_to_write() -> None:
+    """Left out of the published contract; what others produce never is."""
+    internal = {name for name, topic in TOPICS.items() if topic.internal}
+    assert internal == {"payout_validated", "payout_cleared", "payout_retry"}
+    assert not any(topic.internal and topic.inbound for topic in TOPICS.values())
+
+
 def test_keys() -> None:
     other = {name: topic.key for name, topic in TOPICS.items() if topic.key != "payout_id"}
     assert other == {"payout_dead_letters": "source_position", "payout_audit": "none"}

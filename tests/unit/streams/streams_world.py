@@ -50,6 +50,7 @@ from streams.request_reader import KeyedRequestReader
 from streams.settings import Profile, Settings
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
+from streams.tracing import NO_TRACING, Tracing
 from streams.visa_calls import VisaCalls
 from streams.visa_pause import VisaPauses
 from streams.visa_rate import VisaRate
@@ -364,6 +365,7 @@ class World:
         self.settings = Settings(payouts_profile=Profile.TEST, visa_initiating_party_id=1002)
         limits = ValidationLimits(accounts_offered=True)
         self.policies = Policies(load_policy(None), load_watch_list(None), Thresholds(), limits)
+        self.tracing: Tracing = NO_TRACING
         self.lag: dict[str, int] = {}
         self.unconfirmed: list[str] = []
         self.next_offset: dict[str, int] = defaultdict(int)
@@ -406,6 +408,7 @@ class World:
             metrics=metrics,
             request_ids=self.settings.request_ids,
             permitted=lambda: mode.until(Activity.PUBLISH),
+            tracing=self.tracing,
         )
         announcer = Announcer(ledger, publisher)
         dead_letters = DeadLetters(ledger, publisher, self.keys, prefix="", metrics=metrics)
@@ -585,9 +588,10 @@ class World:
         value = await self.codec.encode(schema, record)
         return self.broker.put(topic, (key or str(record["payout_id"])).encode(), value)
 
-    async def ask(self, payout_id: str, **changes: Any) -> Record:
+    async def ask(self, payout_id: str, *, headers: Headers = (), **changes: Any) -> Record:
         """A payout request."""
-        return await self.produce(REQUESTS, "PayoutRequest", self.request(payout_id, **changes))
+        value = await self.codec.encode("PayoutRequest", self.request(payout_id, **changes))
+        return self.broker.put(REQUESTS, payout_id.encode(), value, headers)
 
     # --- running ---
 
@@ -599,7 +603,8 @@ class World:
 
     async def deliver(self, record: Record, worker: Worker | None = None) -> None:
         """Hand one record to its handler, whether or not it was handled before."""
-        await (worker or self.worker).handlers[record.topic](record)
+        with self.tracing.hop(record):
+            await (worker or self.worker).handlers[record.topic](record)
 
     async def deliver_all(self, *, mark: bool = True) -> int:
         """Every record not handled yet, in order; a failure leaves its record to be delivered again.

@@ -10,6 +10,7 @@ import pytest
 from ledger.interface import Change, CommitUnknown
 from ledger.memory import Fault
 from processors.payout.row import PayoutRow
+from processors.payout.trace import root_of
 from schemas.codec import Codec, PinnedResolver
 from schemas.headers import header_text
 from streams.metrics import Metrics
@@ -112,7 +113,14 @@ async def test_the_same_event_has_the_same_identity_and_bytes_under_the_prefix(t
     for _ in range(2):
         publishing = asyncio.create_task(
             sender.publish_event(
-                "payout_retry", "PayoutRetry", record, key="payout-0001", identifier="id-1", at=AT, correlation_id="c-1"
+                "payout_retry",
+                "PayoutRetry",
+                record,
+                key="payout-0001",
+                identifier="id-1",
+                at=AT,
+                correlation_id="c-1",
+                root=root_of("payout-0001", None),
             )
         )
         sent = len(transport.confirmations)

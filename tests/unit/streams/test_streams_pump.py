@@ -13,6 +13,7 @@ from streams.gate import Gate
 from streams.holes import Judge, Slot
 from streams.metrics import Metrics
 from streams.pump import Pump, Record
+from streams.tracing import NO_TRACING, FinishedSpan, Tracing, current_span
 from tests.unit.streams.streams_world import until
 
 SLOTS = 4
@@ -81,7 +82,9 @@ class Faust:
         self.first[slot] = min(offset, self.first.get(slot, offset))
         return SimpleNamespace(message=message, value=message.value, ack=lambda: self.acknowledged.append(offset))
 
-    def pump(self, handler: Callable[[Record], Awaitable[None]], *, slots: int = SLOTS) -> Pump:
+    def pump(
+        self, handler: Callable[[Record], Awaitable[None]], *, slots: int = SLOTS, tracing: Tracing = NO_TRACING
+    ) -> Pump:
         async def bug(record: Record, error: Exception) -> None:
             if self.on_bug is not None:
                 await self.on_bug(record, error)
@@ -102,6 +105,7 @@ class Faust:
             on_loss=self.losses.append,
             admission=self.admission,
             stand=self.stood.append,
+            tracing=tracing,
         )
 
     async def events(self) -> AsyncIterator[Any]:
@@ -777,3 +781,29 @@ async def test_a_cancelled_task_gives_its_slot_back_and_acknowledges_nothing() -
     pump.forget()
     faust.generation += 1
     await slots_are_whole(pump, faust, 11)
+
+
+async def test_s3_37_each_try_of_a_record_is_a_hop_that_says_how_it_ended() -> None:
+    """What is away ends a try badly; a bug does not hide behind the record that was set aside."""
+    faust, spans = Faust(), list[FinishedSpan]()
+    outcomes: list[Exception | None] = [Away(), None, ValueError("4957030420210462")]
+
+    async def handler(_: Record) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    async def on_bug(_: Record, __: Exception) -> None:
+        current_span().fail("PROCESSING_FAILED")
+
+    faust.on_bug = on_bug
+    pump = faust.pump(handler, tracing=Tracing(spans.append))
+    await all_of(pump, faust, [faust.event(0)])
+    await all_of(pump, faust, [faust.event(1)])
+    assert [(span.name, span.error) for span in spans] == [
+        ("process payout_requests", "Away"),
+        ("process payout_requests", None),
+        ("process payout_requests", "PROCESSING_FAILED"),
+    ]
+    assert [span.attributes["messaging.kafka.offset"] for span in spans] == [0, 0, 1]
+    assert faust.acknowledged == [0, 1]

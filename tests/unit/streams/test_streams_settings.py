@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from processors.compliance.decide import Thresholds
-from streams.settings import Profile, Settings, SettingsInvalid, load_settings
+from streams.settings import Profile, Settings, SettingsInvalid, load_settings, open_to_others
 
 SECRET = "geheim-7Qx"
 SAFE = {
@@ -90,6 +90,28 @@ def test_the_agents_that_call_visa_need_all_of_its_material(loaded: "Loader") ->
     for name in ("VISA_CERT_PATH", "VISA_KEY_PATH", "VISA_USER_ID", "VISA_MLE_KEY_ID", "VISA_MLE_PRIVATE_KEY_PATH"):
         assert any(problem.startswith(name) for problem in problems)
     assert not any(problem.startswith("VISA_PASSWORD") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "refused"),
+    [
+        (0o400, 10001, 10001, False),
+        (0o600, 10001, 10001, False),
+        (0o640, 10001, 10001, True),
+        (0o604, 10001, 10001, True),
+        (0o600, 0, 0, False),
+        (0o640, 0, 0, True),
+        # How Kubernetes hands a Secret to a user that is not root.
+        (0o440, 0, 10001, False),
+        (0o640, 0, 10001, False),
+        (0o460, 0, 10001, True),
+        (0o450, 0, 10001, True),
+        (0o444, 0, 10001, True),
+    ],
+)
+def test_a_private_key_is_not_for_others(mode: int, owner: int, user: int, refused: bool) -> None:
+    """P6: only we, or root and the group through which root gives it to us."""
+    assert open_to_others(0o100000 | mode, owner, user) is refused
 
 
 def test_the_test_profile_allows_plaintext_on_loopback() -> None:

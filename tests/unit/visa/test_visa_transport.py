@@ -37,6 +37,12 @@ from tests.unit.visa.visa_testbed import (
 CARD = "4957030420210462"
 PASSWORD = "basic-pass-word"
 BODY = json.dumps({"amount": 1, "recipientPrimaryAccountNumber": CARD}).encode()
+SENT_HEADERS = frozenset(
+    {
+        "request-line", "host", "accept", "accept-encoding", "authorization", "connection", "content-length",
+        "content-type", "keyid", "user-agent", "x-client-transaction-id", "x-request-id", "x-transaction-timeout-ms",
+    }
+)  # fmt: skip
 PUSH = push_funds_again(BODY, payout_id="payout-0001", correlation_id="corr-1")
 APPROVED = b'{"actionCode":"00","transactionIdentifier":587010322176105}'
 # Far beyond what a step takes on a loaded machine; no test waits for it.
@@ -105,6 +111,7 @@ async def test_a_push_and_its_answer_travel_encrypted(pki: Pki, mle_keys: MleKey
     assert [visa.decrypt(compact) for compact in sealed] == [BODY, BODY]
     assert CARD.encode() not in seen.http_bytes
     head = head_of(requests[1])
+    assert set(head) == SENT_HEADERS, "nothing else leaves: no traceparent, no cookie"
     assert head["request-line"] == f"POST {PUSH.path} HTTP/1.1"
     assert head["accept"] == "application/json"
     assert head["authorization"] == "Basic " + base64.b64encode(f"user-1:{PASSWORD}".encode()).decode()
