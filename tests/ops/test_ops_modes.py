@@ -35,7 +35,7 @@ def live(postgres: PostgresServer | ForeignPostgres, tmp_path: Path) -> Iterator
     }
     try:
         made = Live(environment, tmp_path, "")
-        assert made.data("ledger", "migrate")["applied"][-1] == "0009"
+        assert "0009" in made.data("ledger", "migrate")["applied"]
         yield made
     finally:
         postgres.drop_database(database)
