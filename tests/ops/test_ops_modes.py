@@ -7,8 +7,8 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
+import asyncpg
 import pytest
 
 from ledger.interface import Change
@@ -19,14 +19,15 @@ from ops.modes import set_mode
 from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from sandbox.servers.postgres import ForeignPostgres, PostgresServer
+from tests.contract.ledger.ledger_harness import EMPTY_THE_LEDGER
 from tests.ops.conftest import Live, sample_row
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
 
-@pytest.fixture
-def live(postgres: PostgresServer | ForeignPostgres, tmp_path: Path) -> Iterator[Live]:
-    """A ledger of this test alone; no Kafka."""
+@pytest.fixture(scope="module")
+def one_ledger(postgres: PostgresServer | ForeignPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A ledger of this module alone; no Kafka."""
     database = f"payouts_modes_{uuid.uuid4().hex}"
     environment = {
         "PAYOUTS_PROFILE": "test",
@@ -34,11 +35,24 @@ def live(postgres: PostgresServer | ForeignPostgres, tmp_path: Path) -> Iterator
         "PAYOUTS_OPERATOR": "tester",
     }
     try:
-        made = Live(environment, tmp_path, "")
+        made = Live(environment, tmp_path_factory.mktemp("modes"), "")
         assert "0009" in made.data("ledger", "migrate")["applied"]
         yield made
     finally:
         postgres.drop_database(database)
+
+
+@pytest.fixture
+def live(one_ledger: Live) -> Live:
+    """The same without payouts, in the mode of a new ledger."""
+
+    async def empty() -> None:
+        connection = await asyncpg.connect(one_ledger.environment["DATABASE_URL"])
+        await connection.execute(EMPTY_THE_LEDGER)
+        await connection.close()
+
+    asyncio.run(empty())
+    return one_ledger
 
 
 def stands(live: Live, state: PayoutState, **changes: object) -> PayoutRow:
