@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from processors.payout.modes import Activity, Mode
 from processors.payout.row import PayoutRow, PayoutState
 
 
@@ -23,6 +24,8 @@ class LedgerError(Exception):
     ├── LedgerUnavailable   connection-class: the database is away; nothing was decided, pause and try again (rule K5)
     │   └── LedgerUnverified    it answers, but may be a copy from before: nothing begins until somebody looked (L11)
     ├── CommitUnknown       a commit was sent and not confirmed; read again before anything else (rule L4)
+    ├── ModeMoved           somebody else has set the mode since it was looked at (L9)
+    ├── LeasesStillLive     the mode is set, and calls begun before may still be under way (L9)
     └── RowRejected         this row's data cannot be stored (a zero byte, a reused identity): only this row (L5)
     """
 
@@ -41,13 +44,6 @@ class CommitUnknown(LedgerError):
 
 class RowRejected(LedgerError):
     """A data or constraint error of one row; names the constraint or type, never the value."""
-
-
-class Mode(StrEnum):
-    """Operating modes held in the ledger (rule L9). The skeleton knows two."""
-
-    NORMAL = "normal"
-    HALTED = "halted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,9 @@ class NotBegun(StrEnum):
     LEASED = "LEASED"
     """Another owner's lease is live."""
     MODE = "MODE"
-    """The mode forbids calls (rule L9)."""
+    """The mode forbids calls of this kind (rule L9)."""
+    REVIEW = "REVIEW"
+    """The mode wants a reviewer to look at this payout first (`manual_review`, rule L9)."""
     UNVERIFIED = "UNVERIFIED"
     """The database may be a copy from before (rule L11)."""
 
@@ -186,12 +184,15 @@ class Ledger(Protocol):
         the owner's bytes may still leave (L3, L9).
         """
 
-    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+    async def begin(
+        self, change: Change, owner: str, lease_seconds: float, activity: Activity = Activity.SUBMIT
+    ) -> PayoutRow | NotBegun:
         """Compare-and-set an intent and take the lease, for a call that leaves next (rules S2, L3, L9).
 
         Takes the shared mode lock in a statement before the one that reads the mode; refuses held rows, live leases
-        and forbidding modes; `lease_until` is the clock_timestamp() of the database plus lease_seconds. `owner` names
-        one call, not one worker: two tasks of a worker are two callers.
+        and modes that forbid the `activity` that the call is; whoever does not say which is refused most.
+        `lease_until` is the clock_timestamp() of the database plus lease_seconds. `owner` names one call, not one
+        worker: two tasks of a worker are two callers.
         """
 
     async def issue_identity_number(self) -> int:
@@ -203,7 +204,7 @@ class Ledger(Protocol):
     async def due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
         """Rows with due_at <= now, not held, oldest first; moves their due_at forward by redrive_seconds.
 
-        No lease and no version change (K4); FOR UPDATE SKIP LOCKED; empty while the mode is not normal.
+        No lease and no version change (K4); FOR UPDATE SKIP LOCKED; only rows whose next step the mode allows.
         """
 
     async def unannounced(self, limit: int, older_than_seconds: float, after: str | None = None) -> Sequence[PayoutRow]:
@@ -246,10 +247,13 @@ class Ledger(Protocol):
     async def mode(self) -> ModeRecord:
         """The mode in force."""
 
-    async def set_mode(self, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+    async def set_mode(
+        self, mode: Mode, operator: str, reason: str, wait_seconds: float, seen: ModeRecord | None = None
+    ) -> ModeRecord:
         """Take the mode lock exclusively, write, then wait until no lease begun earlier is live (rule L9).
 
-        Raises LeasesStillLive after wait_seconds; the mode is set all the same.
+        Raises LeasesStillLive after wait_seconds; the mode is set all the same. With `seen`, ModeMoved when that is
+        not what is in force any more: nothing is written, and of two people who act on what both saw one is told.
         """
 
     async def counts(self) -> Mapping[str, int]:
@@ -257,6 +261,14 @@ class Ledger(Protocol):
 
     async def close(self) -> None:
         """Give back connections; in-flight commits finish first."""
+
+
+class ModeMoved(LedgerError):
+    """Somebody else has set the mode since it was looked at: nothing was written. `found` is what is in force."""
+
+    def __init__(self, found: ModeRecord) -> None:
+        super().__init__(f"{found.operator} has set the mode to {found.mode.value} meanwhile: {found.reason}")
+        self.found = found
 
 
 class LeasesStillLive(LedgerError):

@@ -25,7 +25,7 @@ from ledger.interface import (
     LeasesStillLive,
     LedgerUnavailable,
     LedgerUnverified,
-    Mode,
+    ModeMoved,
     ModeRecord,
     NotBegun,
     RowRejected,
@@ -40,6 +40,7 @@ from ledger.values import (
     is_storable_text,
     sql_type,
 )
+from processors.payout.modes import Activity, Mode, allows, needs_reviewer, next_activity
 from processors.payout.row import LEDGER_RESTORED, MUTABLE_COLUMNS, PayoutRow, PayoutState, with_changes
 from schemas.trace_context import TRACEPARENT_CHARACTERS
 
@@ -136,10 +137,12 @@ class MemoryLedger:
         """See `Ledger.commit`."""
         return self._write(lambda: self._commit(change, owner))
 
-    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+    async def begin(
+        self, change: Change, owner: str, lease_seconds: float, activity: Activity = Activity.SUBMIT
+    ) -> PayoutRow | NotBegun:
         """See `Ledger.begin`."""
         seconds = checked_lease_seconds(lease_seconds)
-        return self._write(lambda: self._begin(change, owner, seconds))
+        return self._write(lambda: self._begin(change, owner, seconds, activity))
 
     async def issue_identity_number(self) -> int:
         """See `Ledger.issue_identity_number`."""
@@ -204,10 +207,12 @@ class MemoryLedger:
         """See `Ledger.mode`."""
         return self._mode
 
-    async def set_mode(self, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+    async def set_mode(
+        self, mode: Mode, operator: str, reason: str, wait_seconds: float, seen: ModeRecord | None = None
+    ) -> ModeRecord:
         """See `Ledger.set_mode`."""
         deadline = self._clock() + timedelta(seconds=checked_seconds("wait_seconds", wait_seconds))
-        record = self._write(lambda: self._set_mode(mode, operator, reason))
+        record = self._write(lambda: self._set_mode(mode, operator, reason, seen))
         earlier = {row.payout_id: row.lease_owner for row in self._rows() if self._is_leased(row)}
         while live := self._still_live(earlier):
             remaining = (deadline - self._clock()).total_seconds()
@@ -290,7 +295,7 @@ class MemoryLedger:
         lease = stored.row.lease_owner, stored.row.lease_until
         return self._apply(stored, change, values, detail, *((None, None) if lease[0] == owner else lease))
 
-    def _begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+    def _begin(self, change: Change, owner: str, lease_seconds: float, activity: Activity) -> PayoutRow | NotBegun:
         values, detail = self._storable_change(change)
         _refuse_unstorable([owner])
         stored = self._current(change.before)
@@ -300,8 +305,10 @@ class MemoryLedger:
             return NotBegun.HELD
         if self._is_leased(stored.row):
             return NotBegun.LEASED
-        if self._mode.mode is not Mode.NORMAL:
+        if not allows(self._mode.mode, activity):
             return NotBegun.MODE
+        if activity is Activity.SUBMIT and self._mode.mode is Mode.MANUAL_REVIEW and needs_reviewer(stored.row):
+            return NotBegun.REVIEW
         if not self.verified:
             return NotBegun.UNVERIFIED
         lease_until = self._clock() + timedelta(seconds=lease_seconds)
@@ -365,13 +372,11 @@ class MemoryLedger:
         return self._last_identity_number
 
     def _due(self, limit: int, redrive_seconds: float) -> Sequence[DueRow]:
-        if self._mode.mode is not Mode.NORMAL:
-            return []
-        now = self._clock()
+        now, mode = self._clock(), self._mode.mode
         found = [
             (row.due_at, row.payout_id.encode(), row)
             for row in self._rows()
-            if row.due_at is not None and row.due_at <= now and not row.held
+            if row.due_at is not None and row.due_at <= now and not row.held and allows(mode, next_activity(row))
         ]
         picked = sorted(found)[:limit]
         for _, _, row in picked:
@@ -412,8 +417,10 @@ class MemoryLedger:
             raise RowRejected("the row's data is refused, constraint verified_offsets_topic_length")
         self._verified[topic, partition] = max(offset, self._verified.get((topic, partition), 0))
 
-    def _set_mode(self, mode: Mode, operator: str, reason: str) -> ModeRecord:
+    def _set_mode(self, mode: Mode, operator: str, reason: str, seen: ModeRecord | None) -> ModeRecord:
         _refuse_unstorable([operator, reason])
+        if seen is not None and seen != self._mode:
+            raise ModeMoved(self._mode)
         self._mode = ModeRecord(mode, self._clock(), operator, reason)
         self.operator_actions.append(self._mode)
         return self._mode

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, Self
 
 import asyncpg
@@ -40,7 +41,7 @@ from ledger.interface import (
     LeasesStillLive,
     LedgerUnavailable,
     LedgerUnverified,
-    Mode,
+    ModeMoved,
     ModeRecord,
     NotBegun,
     RowRejected,
@@ -58,6 +59,7 @@ from ledger.values import (
     row_from_values,
 )
 from ledger.visa_orders import VisaOrders
+from processors.payout.modes import Activity, Mode
 from processors.payout.row import MUTABLE_COLUMNS, PayoutRow, PayoutState
 
 POOL_MIN: Final = 2
@@ -70,6 +72,9 @@ LEASE_POLL_SECONDS: Final = 0.25
 # The mode lock is free as soon as the last `begin` ended, and the server ends a frozen one after its idle time.
 MODE_LOCK_SECONDS: Final = 2 * IDLE_IN_TRANSACTION_SECONDS
 
+
+ACTIVITY_PLACE: Final = [name for name, _ in statements.BEGIN_EXTRAS].index("activity")
+"""Among the parameters of a begin."""
 
 _NOTHING_READ: Final[tuple[GuardedPool | None, int]] = (None, 0)
 _READ_FROM: Final = ContextVar("_READ_FROM", default=_NOTHING_READ)
@@ -166,9 +171,10 @@ class _HotStatements:
         request = _Request(change.before.payout_id, _change_parameters(change, (owner,)))
         return await self._commits.ask(request, key=request.payout_id, size_bytes=request.size_bytes)
 
-    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+    async def begin(self, change: Change, owner: str, lease_seconds: float, activity: Activity) -> PayoutRow | NotBegun:
         """The row as leased, or why it is not."""
-        extras = (owner, checked_lease_seconds(lease_seconds), self._pool.primary.required_incarnation)
+        seconds = checked_lease_seconds(lease_seconds)
+        extras = (owner, seconds, self._pool.primary.required_incarnation, activity.value)
         request = _Request(change.before.payout_id, _change_parameters(change, extras))
         return await self._begins.ask(request, key=request.payout_id, size_bytes=request.size_bytes)
 
@@ -221,7 +227,8 @@ class _HotStatements:
         return [rows.get(request.payout_id, UNANSWERED) for request in requests]
 
     async def _begin_one(self, request: _Request) -> PayoutRow | NotBegun:
-        why = (*request.parameters[:3], self._pool.primary.required_incarnation)
+        activity = request.parameters[ACTIVITY_PLACE]
+        why = (*request.parameters[:3], self._pool.primary.required_incarnation, activity)
 
         async def work(connection: Connection, progress: Progress) -> PayoutRow | NotBegun:
             async with _under_shared_mode_lock(connection):
@@ -302,6 +309,8 @@ def _not_begun(found: Mapping[str, Any] | None) -> NotBegun:
         return NotBegun.LEASED
     if found["forbidden"]:
         return NotBegun.MODE
+    if found["unreviewed"]:
+        return NotBegun.REVIEW
     if found["unverified"]:
         return NotBegun.UNVERIFIED
     return NotBegun.LOST  # what refused it has ended meanwhile: read again, decide again
@@ -385,9 +394,11 @@ class PostgresLedger:
         """See `Ledger.commit`."""
         return await self._hot.commit(change, owner)
 
-    async def begin(self, change: Change, owner: str, lease_seconds: float) -> PayoutRow | NotBegun:
+    async def begin(
+        self, change: Change, owner: str, lease_seconds: float, activity: Activity = Activity.SUBMIT
+    ) -> PayoutRow | NotBegun:
         """See `Ledger.begin`. Any live lease refuses, the same owner's too: two tasks of a worker are two callers."""
-        return await self._hot.begin(change, owner, lease_seconds)
+        return await self._hot.begin(change, owner, lease_seconds, activity)
 
     async def issue_identity_number(self) -> int:
         """See `Ledger.issue_identity_number`. A number that was issued and not used is never given back."""
@@ -475,10 +486,15 @@ class PostgresLedger:
         """See `Ledger.mode`."""
         return _mode_record(await self._pool.read(lambda connection: connection.fetchrow(statements.MODE)))
 
-    async def set_mode(self, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+    async def set_mode(
+        self, mode: Mode, operator: str, reason: str, wait_seconds: float, seen: ModeRecord | None = None
+    ) -> ModeRecord:
         """See `Ledger.set_mode`. A LedgerUnavailable means that the mode was not set."""
         deadline = time.monotonic() + checked_seconds("wait_seconds", wait_seconds)
-        record, earlier = await self._write_mode(mode, operator, reason)
+        written = await self._write_mode(mode, operator, reason, None if seen is None else seen.set_at)
+        if isinstance(written, ModeMoved):
+            raise written
+        record, earlier = written
         while live := await self._still_live(earlier):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
@@ -514,13 +530,20 @@ class PostgresLedger:
         """What the server promises a confirmed commit; for preflight, which refuses what is not `is_safe`."""
         return Durability(**await self._pool.read(lambda connection: connection.fetchrow(statements.DURABILITY)))
 
-    async def _write_mode(self, mode: Mode, operator: str, reason: str) -> tuple[ModeRecord, Mapping[str, str]]:
+    async def _write_mode(
+        self, mode: Mode, operator: str, reason: str, seen_at: datetime | None
+    ) -> tuple[ModeRecord, Mapping[str, str]] | ModeMoved:
         """Set the mode under its lock; also the leases (payout_id to owner) that were live at that moment."""
         opening = statements.OPEN_UNDER_MODE_LOCK.format(milliseconds=round(MODE_LOCK_SECONDS * 1000))
 
-        async def work(connection: Connection, progress: Progress) -> tuple[ModeRecord, Mapping[str, str]]:
+        async def work(connection: Connection, progress: Progress) -> tuple[ModeRecord, Mapping[str, str]] | ModeMoved:
             async with transaction(connection, opening):
-                record = _mode_record(await connection.fetchrow(statements.SET_MODE, mode.value, operator, reason))
+                found = await connection.fetchrow(statements.SET_MODE, mode.value, operator, reason, seen_at)
+                if found is None:
+                    moved = ModeMoved(_mode_record(await connection.fetchrow(statements.MODE)))
+                    await connection.execute("ROLLBACK")
+                    return moved
+                record = _mode_record(found)
                 # Under the exclusive lock no `begin` is half-way: this is every lease begun earlier.
                 leases = await connection.fetch(statements.LIVE_LEASES)
                 progress.sending(connection)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ledger.values import COLUMNS, sql_type
+from processors.payout.modes import CALLING, UNREVIEWED_BELOW_BASIS_POINTS, Activity, Mode, modes_that_allow
 from processors.payout.row import (
     FIXED_COLUMNS,
     LEDGER_RESTORED,
@@ -39,7 +40,33 @@ CHANGE_EXTRAS: Final = (
     ("detail", "jsonb"),
 )
 COMMIT_EXTRAS: Final = (*CHANGE_EXTRAS, ("owner", "text"))
-BEGIN_EXTRAS: Final = (*COMMIT_EXTRAS, ("lease_seconds", "double precision"), ("incarnation", "timestamptz"))
+BEGIN_EXTRAS: Final = (
+    *COMMIT_EXTRAS,
+    ("lease_seconds", "double precision"),
+    ("incarnation", "timestamptz"),
+    ("activity", "text"),
+)
+
+_IN_FORCE: Final = "(SELECT m.mode FROM modes AS m)"
+"""The mode, read once a statement. A word that this release does not know allows nothing."""
+
+
+def _allowed(activity: str, activities: Sequence[Activity]) -> str:
+    """Whether the mode in force allows what `activity` names, as SQL; the table is `processors.payout.modes`."""
+    pairs = [(one.value, mode.value) for one in activities for mode in modes_that_allow(one)]
+    return f"({activity}, {_IN_FORCE}) IN ({', '.join(f'({one!r}, {mode!r})' for one, mode in pairs)})"
+
+
+_NEEDS_NO_REVIEWER: Final = (
+    "({activity} <> '" + Activity.SUBMIT.value + "' OR " + _IN_FORCE + " <> '" + Mode.MANUAL_REVIEW.value + "' "
+    f"OR p.reviewer IS NOT NULL OR coalesce(p.score_basis_points < {UNREVIEWED_BELOW_BASIS_POINTS}, false))"
+)
+"""As `needs_reviewer`, of what is stored."""
+_NEXT_ACTIVITY: Final = """
+    CASE WHEN state IN ('RECEIVED', 'VALIDATED') THEN 'SCREEN' WHEN state = 'CLEARED' THEN 'SUBMIT'
+        WHEN compensation = 'REQUIRED' THEN 'COMPENSATE' ELSE 'ASK' END"""
+"""As `next_activity`."""
+_DRIVEN: Final = (Activity.SCREEN, *CALLING)
 
 
 def _request(
@@ -182,7 +209,7 @@ def _begin(*, many: bool) -> str:
         "lease_owner = request.r_owner, "
         "lease_until = clock_timestamp() + make_interval(secs => request.r_lease_seconds)",
         "AND NOT p.held AND (p.lease_until IS NULL OR p.lease_until <= clock_timestamp()) "
-        "AND (SELECT m.mode FROM modes AS m) = 'normal' "
+        f"AND {_allowed('request.r_activity', CALLING)} AND {_NEEDS_NO_REVIEWER.format(activity='request.r_activity')} "
         f"AND {_SAME_SERVER.format(value='request.r_incarnation')}",
         many=many,
     )
@@ -198,10 +225,11 @@ OPEN_UNDER_SHARED_MODE_LOCK: Final = (
 )
 """Two statements in one message: the lock is held before any later statement takes its snapshot (rule L9)."""
 
-WHY_NOT_BEGUN: Final = """
+WHY_NOT_BEGUN: Final = f"""
 SELECT p.state = $2 AND p.version = $3 AS current, p.held,
     p.lease_until IS NOT NULL AND p.lease_until > clock_timestamp() AS leased,
-    (SELECT m.mode FROM modes AS m) <> 'normal' AS forbidden,
+    NOT {_allowed("$5::text", CALLING)} AS forbidden,
+    NOT {_NEEDS_NO_REVIEWER.format(activity="$5::text")} AS unreviewed,
     $4::timestamptz <> pg_postmaster_start_time() AS unverified
 FROM payouts AS p WHERE p.payout_id = $1
 """
@@ -211,10 +239,11 @@ SELECT nextval('payout_identity_numbers') FROM generate_series(1, $1::bigint)
 WHERE {_SAME_SERVER.format(value="$2::timestamptz")}
 """
 
-DUE: Final = """
+DUE: Final = f"""
 WITH picked AS (
     SELECT payout_id, due_at FROM payouts
-    WHERE due_at <= statement_timestamp() AND NOT held AND (SELECT m.mode FROM modes AS m) = 'normal'
+    WHERE due_at <= statement_timestamp() AND NOT held AND {_allowed(_NEXT_ACTIVITY, _DRIVEN)}
+        AND {_IN_FORCE} IN ({", ".join(sorted({repr(m.value) for a in _DRIVEN for m in modes_that_allow(a)}))})
     ORDER BY due_at, payout_id
     LIMIT $1
     FOR UPDATE SKIP LOCKED
@@ -226,6 +255,7 @@ WITH picked AS (
 )
 SELECT payout_id, version, state, untouched, correlation_id, traceparent FROM moved ORDER BY was_due_at, payout_id
 """
+"""The mode is compared twice: without any row, so that one which drives nothing reads none, and row by row."""
 
 UNANNOUNCED: Final = f"""
 SELECT {_listed(COLUMNS, "p.")}, {_OWNED.format(row="p")} FROM payouts AS p {_CLAIMS_OF.format(row="p")}
@@ -302,6 +332,7 @@ OPEN_UNDER_MODE_LOCK: Final = (
 SET_MODE: Final = """
 WITH earlier AS (SELECT mode FROM modes), changed AS (
     UPDATE modes SET mode = $1, set_at = clock_timestamp(), operator = $2, reason = $3
+    WHERE set_at = coalesce($4, set_at)
     RETURNING mode, set_at, operator, reason
 ), noted AS (
     INSERT INTO history (actor, transition, from_state, to_state, detail)

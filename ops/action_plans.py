@@ -57,6 +57,8 @@ class Action:
     whatever_changed: bool = False
     """Wanted also when the payout moved on since the plan was shown; else that is a refusal."""
     every_fact: bool = False
+    in_every_mode: bool = False
+    """Also where the mode lets people decide nothing: what only stops a payout."""
 
 
 @dataclass(frozen=True, slots=True)

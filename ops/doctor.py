@@ -7,7 +7,6 @@ from typing import Annotated, Final
 
 import typer
 
-from ledger.interface import Mode
 from ops.application import as_failure, ending
 from ops.asynchronous import run
 from ops.environment import policies_file, registry_of, secret_values
@@ -22,6 +21,7 @@ from ops.redaction import redacted
 from ops.topics import ensure_topics
 from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import WatchListInvalid, load_watch_list
+from processors.payout.modes import Mode
 from processors.validation.policy import PolicyInvalid, load_policy
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Answered, Failed
@@ -226,10 +226,10 @@ def check_postgresql(settings: Settings) -> Iterator[Finding]:
     if not problems:
         yield Finding("ledger", Status.OK, f"schema {values['revision']}, commits are durable")
     if "mode" in values:
-        halted = values["mode"] != Mode.NORMAL.value
+        limited = values["mode"] != Mode.NORMAL.value
         detail = f"{values['mode']}, set by {values['mode_operator']}: {values['mode_reason']}"
-        advice = "`payouts modes set normal --reason …` when calls may leave again" if halted else ""
-        yield Finding("mode", Status.WARN if halted else Status.OK, detail, advice)
+        advice = "`payouts modes set normal --reason …` when everything may go on" if limited else ""
+        yield Finding("mode", Status.WARN if limited else Status.OK, detail, advice)
 
 
 def check_visa(settings: Settings) -> Iterator[Finding]:

@@ -90,7 +90,9 @@ def hold(
     def event(_row: PayoutRow, _history: Sequence[HistoryEntry]) -> Held:
         return Held(why)
 
-    action = Action(name="hold", operator=who(operator), event=event, is_so_already=_held, whatever_changed=True)
+    action = Action(
+        name="hold", operator=who(operator), event=event, is_so_already=_held, whatever_changed=True, in_every_mode=True
+    )
     perform(action, payout_ids, answers(yes=yes, dry_run=dry_run, wait=None, output=output))
 
 

@@ -18,6 +18,7 @@ from ops import (
     compensations,
     dlq,
     doctor,
+    drain,
     forensics,
     hold,
     intake,
@@ -89,7 +90,7 @@ def options(
 
 for command in (
     *(worker, send, results, compensations, show, stuck, hold, requeue, resolve, cancel),
-    *(doctor, pii_scan, preflight, smoke, monitor, forensics),
+    *(drain, doctor, pii_scan, preflight, smoke, monitor, forensics),
 ):
     command.register(app)
 for name, noun in (

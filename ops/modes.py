@@ -1,33 +1,49 @@
-"""`payouts modes show|set`: whether calls that move money may leave."""
+"""`payouts modes show|set`: what may happen to payouts at all (rule L9)."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import LeasesStillLive, Mode, ModeRecord
+from ledger.interface import LeasesStillLive, LedgerError, ModeMoved, ModeRecord
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
-from ops.environment import DATABASE, operator_name, settings_for
+from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import not_found, usage_error
+from ops.failures import CommandFailed, not_found, refused
+from ops.mode_effects import COLUMNS, Waiting, only_stops, plan, waiting
+from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, YesOption, answers, said, who
 from ops.options import OutputOption
-from ops.output import Output, emit_object, message
-from ops.people import checked_text
+from ops.output import Output, emit_object, emit_rows, message
+from processors.payout.modes import Activity, Mode, allows, calls_leave
 from streams.settings import Settings
 
 WAIT_MAX_SECONDS: Final = 3600.0
 # On top of the lease: so that a lease begun in the last moment has ended when the wait does.
 WAIT_MARGIN_SECONDS: Final = 5.0
+GOING_ON: Final = (Mode.NORMAL, Mode.MAINTENANCE)
+"""Modes in which calls under way are as they should be: nobody waits for their end."""
 
-app = new_app("The operating mode: normal, or halted (no call that moves money leaves).")
+app = new_app("The operating mode: what may happen to payouts at all, in every worker at once.")
 
 
 class ModeName(StrEnum):
-    """The modes that can be set."""
+    """The modes that can be set; `drain` is `maintenance` under the name of what it is for."""
 
     NORMAL = "normal"
+    MANUAL_REVIEW = "manual_review"
+    READ_ONLY = "read_only"
+    MAINTENANCE = "maintenance"
+    DRAIN = "drain"
+    EMERGENCY = "emergency"
+    ISOLATION = "isolation"
     HALTED = "halted"
+
+    @property
+    def mode(self) -> Mode:
+        """As the ledger knows it."""
+        return Mode.MAINTENANCE if self is ModeName.DRAIN else Mode(self.value)
 
 
 @app.command(
@@ -39,7 +55,7 @@ class ModeName(StrEnum):
     ),
 )
 def show(output: OutputOption = Output.TABLE) -> None:
-    """Show the mode in force, who set it, when and why."""
+    """Show the mode in force, who set it, when and why, and what it allows."""
     emit_object(_shown(run(_mode(settings_for(DATABASE)))), output)
 
 
@@ -47,40 +63,72 @@ def show(output: OutputOption = Output.TABLE) -> None:
     "set",
     epilog=ending(
         'payouts modes set halted --reason "INC-123: wrong certificate" --wait 90',
-        'payouts modes set normal --reason "INC-123 is solved" --operator maria',
-        codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.UNREACHABLE),
+        'payouts modes set emergency --reason "INC-123" --dry-run',
+        'payouts modes set normal --reason "INC-123 is solved" --operator maria --yes',
+        codes=(ExitCode.FOUND, ExitCode.USAGE, ExitCode.REFUSED, ExitCode.UNREACHABLE),
     ),
 )
 def set_(
-    mode: Annotated[ModeName, typer.Argument(help="normal lets calls leave, halted stops every new one.")],
-    reason: Annotated[str, typer.Option(help="Why; stays in the ledger's history.")],
-    operator: Annotated[
-        str | None, typer.Option(help="Who; the system's user when not given (PAYOUTS_OPERATOR, USER).")
-    ] = None,
+    mode: Annotated[ModeName, typer.Argument(help="What may happen from now on: see the table in RUNBOOK.md.")],
+    reason: ReasonOption,
+    operator: OperatorOption = None,
     wait: Annotated[
         float | None, typer.Option(min=0.0, max=WAIT_MAX_SECONDS, help="Wait so many seconds for calls under way.")
     ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Set the mode; halted then waits until every call begun before has ended. After it returns 0, no call leaves.
+    """Set the mode; one that stops calls then waits until every call begun before has ended.
 
-    Exit code 1: the mode is set, but calls begun before it were still under way when the wait ended.
+    After it returns 0, nothing that the mode forbids leaves for Visa. What goes on, what stops, and the payouts and
+    money that wait for each, are shown before. A mode that only stops is set at once: the brake asks nobody. One that
+    lets anything go on again is asked about, or needs --yes.
+
+    Exit code 1: the mode is set, but calls begun before it were still under way when the wait ended. Exit code 3:
+    somebody else has set another mode since the plan was made: nothing was changed.
     """
-    who = checked_text(operator or operator_name() or "", "--operator")
-    why = checked_text(reason, "--reason")
-    if not who:
-        raise usage_error("who sets the mode is not known", next_step="give --operator NAME")
-    if not why:
-        raise usage_error("--reason is empty", next_step="say why: the next person on duty reads it")
+    name, why = who(operator), said(reason, "--reason")
     settings = settings_for(DATABASE)
-    seconds = _wait_seconds(settings, mode, wait)
-    emit_object(_shown(run(_set(settings, Mode(mode.value), who, why, seconds))), output)
-    if mode is ModeName.HALTED:
-        message("No call begun before is under way, and none leaves until the mode is normal again.")
+    before, counted = run(_looked(settings))
+    wanted = mode.mode
+    lines = plan(before.mode, wanted, counted)
+    document = {"before": _facts(before), "plan": lines, "undo": undo_of(before.mode)}
+    if output is Output.TABLE:
+        emit_rows(lines, COLUMNS, output)
+    message(f"mode: {before.mode.value} (by {before.operator}: {before.reason}) to {wanted.value}, by {name}.")
+    if dry_run:
+        if output is Output.JSON:
+            emit_object({"mode": wanted.value, "dry_run": True, **document}, output)
+        message("Nothing was changed (--dry-run).")
+        return
+    if not only_stops(before.mode, wanted):
+        asked = answers(yes=yes, dry_run=False, wait=None, output=output)
+        if not asked.yes and not typer.confirm(f"Let it go on ({wanted.value}, as {name})?", err=True):
+            raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
+    record = run(set_mode(settings, wanted, name, why, _wait_seconds(settings, wanted, wait), before))
+    emit_object(_shown(record) | ({} if output is Output.TABLE else document), output)
+    message(_said_of(wanted))
+    message(f"Undo: {undo_of(before.mode)}")
 
 
-def _wait_seconds(settings: Settings, mode: ModeName, asked: float | None) -> float:
-    if mode is ModeName.NORMAL:
+def _said_of(mode: Mode) -> str:
+    if mode is Mode.NORMAL:
+        return "Everything that is due goes on within seconds."
+    if not calls_leave(mode):
+        return "No call begun before is under way, and none leaves until another mode is set."
+    if mode is Mode.MAINTENANCE:
+        return "No request is taken any more; what was taken goes on. Wait for its end with `payouts drain`."
+    return "No call begun before is under way; of new ones, only those that this mode allows leave."
+
+
+def undo_of(before: Mode) -> str:
+    """The command that brings back what was."""
+    return f"payouts modes set {before.value} --reason … --yes"
+
+
+def _wait_seconds(settings: Settings, mode: Mode, asked: float | None) -> float:
+    if mode in GOING_ON:
         return 0.0
     return settings.schedule.lease_seconds + WAIT_MARGIN_SECONDS if asked is None else asked
 
@@ -90,20 +138,43 @@ async def _mode(settings: Settings) -> ModeRecord:
         return await ledger.mode()
 
 
-async def _set(settings: Settings, mode: Mode, operator: str, reason: str, wait_seconds: float) -> ModeRecord:
+async def _looked(settings: Settings) -> tuple[ModeRecord, Mapping[Activity, Waiting] | None]:
+    """The mode, and what waits; None where counting takes too long for a brake."""
+    async with connected_ledger(settings) as ledger:
+        record = await ledger.mode()
+    try:
+        return record, await waiting(settings.database_url.get_secret_value())
+    except LedgerError:
+        message("The payouts that wait could not be counted in time.")
+        return record, None
+
+
+async def set_mode(
+    settings: Settings, mode: Mode, operator: str, reason: str, wait_seconds: float, seen: ModeRecord
+) -> ModeRecord:
+    """Set it if `seen` is still in force. Raises CommandFailed: refused (3), or found (1) for calls under way."""
     async with connected_ledger(settings) as ledger:
         try:
-            return await ledger.set_mode(mode, operator, reason, wait_seconds)
+            return await ledger.set_mode(mode, operator, reason, wait_seconds, seen)
+        except ModeMoved as error:
+            raise refused(
+                "nothing was changed", why=str(error), next_step="talk to each other, then run it again"
+            ) from None
         except LeasesStillLive as error:
-            if mode is Mode.NORMAL:  # calls under way are what this mode is for
+            if mode in GOING_ON:
                 return await ledger.mode()
             raise not_found(str(error), next_step="run it again: it waits for the same calls") from None
 
 
-def _shown(record: ModeRecord) -> dict[str, Any]:
+def _facts(record: ModeRecord) -> dict[str, Any]:
     return {
         "mode": record.mode.value,
         "set_at": record.set_at,
         "operator": record.operator,
         "reason": record.reason,
     }
+
+
+def _shown(record: ModeRecord) -> dict[str, Any]:
+    allowed: Sequence[str] = [activity.value.lower() for activity in Activity if allows(record.mode, activity)]
+    return _facts(record) | {"allows": allowed}

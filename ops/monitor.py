@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import Mode
 from ops.application import as_failure, ending
 from ops.asynchronous import connected_ledger, run
 from ops.environment import DATABASE, KAFKA, settings_for
@@ -18,6 +17,7 @@ from ops.lag import group_lag
 from ops.ledger_queries import reading
 from ops.options import OutputOption
 from ops.output import Output, emit_object, message
+from processors.payout.modes import Mode
 from streams.settings import Settings
 
 SECONDS_MAX: Final = 24 * 3600.0
@@ -135,7 +135,7 @@ def breaches_of(first: Seen, now: Seen, limits: Limits) -> list[str]:
     if now.members == 0:
         found.append("no worker is in the group")
     if now.mode != Mode.NORMAL.value:
-        found.append(f"the mode is {now.mode}: no call leaves")
+        found.append(f"the mode is {now.mode}: not everything goes on")
     if now.lag is not None and now.lag > limits.lag_max:
         found.append(f"{now.lag} records wait, more than {limits.lag_max}")
     ended = now.paid + now.failed

@@ -14,16 +14,17 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.interface import LedgerError, Mode
+from ledger.interface import LedgerError
 from ledger.operator_notes import note
 from ops.action_plans import Action, Ended, Plan, Result, carry_out, look, wait_until_announced
 from ops.asynchronous import connected_ledger, run
 from ops.effects import money_facts, money_totals, totals_text
 from ops.environment import DATABASE, operator_name, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import CommandFailed, usage_error
+from ops.failures import CommandFailed, refused, usage_error
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.people import checked_text
+from processors.payout.modes import Activity, Mode, allows
 from schemas.payout_id import payout_id_problem
 from streams.clock import utc_now
 from streams.settings import Settings
@@ -148,6 +149,8 @@ def perform(action: Action, payout_ids: Sequence[str], wanted: Answers) -> list[
     ids = checked_ids(payout_ids)
     settings = settings_for(DATABASE)
     plans, mode = run(_planned(settings, action, ids))
+    if not wanted.dry_run and not action.in_every_mode:
+        refuse_where_nobody_decides(mode, action.name)
     to_do = [plan for plan in plans if plan.step is not None]
     if wanted.output is Output.TABLE:
         _show_plans(action, plans)
@@ -161,6 +164,16 @@ def perform(action: Action, payout_ids: Sequence[str], wanted: Answers) -> list[
     if (code := exit_code(results)) is not ExitCode.OK:
         raise typer.Exit(code)
     return results
+
+
+def refuse_where_nobody_decides(mode: Mode, action: str) -> None:
+    """E5: in a mode that is read-only for people, payouts are only looked at and held. Raises CommandFailed."""
+    if not allows(mode, Activity.DECIDE):
+        raise refused(
+            f"{action} is not possible in the mode {mode.value}",
+            why="it lets people look, hold payouts and set the mode; what else they decide waits",
+            next_step="`payouts hold` stops a payout in every mode; decide again when the mode is normal",
+        )
 
 
 async def _planned(settings: Settings, action: Action, ids: Sequence[str]) -> tuple[list[Plan], Mode]:
@@ -254,7 +267,7 @@ def _tell_money(action: Action, to_do: Sequence[Plan], mode: Mode) -> None:
         counted = "1 payout" if len(rows) == 1 else f"{len(rows)} payouts"
         message(f"{action.name}: {counted}, {totals_text(money_totals(rows))}, by {action.operator}.")
         if mode is not Mode.NORMAL:
-            message(f"The mode is {mode.value}: no call leaves until it is normal again, whatever the plan says.")
+            message(f"The mode is {mode.value}: what it forbids waits until it is normal again (`payouts modes show`).")
 
 
 def _tell(action: Action, results: Sequence[Result], wanted: Answers) -> None:

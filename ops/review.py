@@ -25,7 +25,14 @@ from ops.failures import CommandFailed, refused, usage_error
 from ops.kafka import connect_admin, our_topics, send_one
 from ops.ledger_queries import ROWS_MAX, open_cases
 from ops.money_text import amount_text
-from ops.operator_actions import WAIT_MAX_SECONDS, Answers, DryRunOption, YesOption, answers
+from ops.operator_actions import (
+    WAIT_MAX_SECONDS,
+    Answers,
+    DryRunOption,
+    YesOption,
+    answers,
+    refuse_where_nobody_decides,
+)
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.people import checked_text
@@ -343,6 +350,7 @@ async def _looked_at(
     async with connected_ledger(settings) as ledger:
         row = await ledger.read(payout_id)
         history = await ledger.history(payout_id)
+        refuse_where_nobody_decides((await ledger.mode()).mode, "a review")
     if row is None or row.review_case_id is None:
         raise refused(f"there is no case {case_id}", next_step="see `payouts review list`")
     if row.state is not PayoutState.IN_REVIEW or row.review_case_id != case_id:

@@ -24,6 +24,7 @@ from ledger.waiting import PATIENCE_SECONDS, PATIENCE_TEST_SECONDS
 from processors.compliance.decide import Thresholds
 from processors.compliance.review_policy import SHIPPED_REVIEW_POLICY, load_review_policy
 from processors.compliance.watch_list import load_watch_list
+from processors.payout.modes import Activity, calls_leave, connects
 from processors.validation.policy import load_policy
 from processors.validation.validate import ValidationLimits
 from processors.visa.account_payouts import AccountProfile
@@ -31,7 +32,7 @@ from processors.visa.errors import error_table
 from processors.visa.requests import CardAcceptor, SubmissionProfile
 from processors.visa.transport import VisaDirectClient
 from schemas.codec import Codec, PinnedResolver, RegistryResolver
-from schemas.topics import topic_name
+from schemas.topics import topic_name, topic_of
 from streams.announcer import Announcer
 from streams.audit_topic import AuditTopic
 from streams.away import what_is_away
@@ -54,6 +55,7 @@ from streams.ledger_guard import LedgerGuard
 from streams.logs import configure_logs
 from streams.metric_labels import PayoutLabels
 from streams.metrics import Metrics
+from streams.modes import ACTIVITY_OF_TOPIC, ModeWatch, Stage
 from streams.publisher import Publisher
 from streams.pump import Handler, Pump, Record
 from streams.readiness import Parts, Pulse
@@ -163,6 +165,10 @@ class WorkerRuntime:
         names = [topic_name(t, settings.payouts_topic_prefix) for agent in agents for t in AGENT_TOPICS[agent]]
         self._topic_ids = TopicIds(confluent_config(settings), names)
         self.app.topic_id = self._topic_ids.of
+        self._mode: ModeWatch | None = None
+        """None until the ledger is open: nothing is taken before."""
+        self._stood: frozenset[str] = frozenset()
+        self.app.stands = lambda name: not self._takes(topic_of(name, settings.payouts_topic_prefix).name)
         self.app.drain = self._drain
         self._pumps: dict[str, Pump] = {}
         self._pump_of: dict[str, Pump] = {}
@@ -174,6 +180,7 @@ class WorkerRuntime:
         self._ledger: PostgresLedger | None = None
         self._ticked_at = time.monotonic()
         self._visa_keeper: VisaKeeper | None = None
+        self._visa_source: ClientSource | None = None
         self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
@@ -216,6 +223,8 @@ class WorkerRuntime:
             went_back=self.app.offsets.went_back,
             judge=self._judge,
             on_loss=_end_after_loss,
+            admission=Stage(lambda: self._watch, ACTIVITY_OF_TOPIC[topic]),
+            stand=self.app.stand,
             tracing=self.tracing,
         )
         self._pumps[topic] = pump
@@ -244,6 +253,7 @@ class WorkerRuntime:
         schedule = settings.schedule
         keys = load_keys(settings.payouts_keys_directory)
         ledger = await self._open_ledger()
+        mode = self._mode = ModeWatch(ledger, self.metrics, self._obey)
         codec = Codec(
             RegistryResolver(settings.schema_registry_url) if settings.schema_registry_url else PinnedResolver(),
             topic_prefix=settings.payouts_topic_prefix,
@@ -257,6 +267,7 @@ class WorkerRuntime:
             on_unconfirmed=_end_process,
             metrics=self.metrics,
             request_ids=settings.request_ids,
+            permitted=lambda: mode.until(Activity.PUBLISH),
             tracing=self.tracing,
         )
         announcer = Announcer(ledger, publisher)
@@ -280,6 +291,7 @@ class WorkerRuntime:
             owner=self.name,
             metrics=self.metrics,
             clock=utc_now,
+            allows=mode.allows,
         )
         intake = Intake(
             ledger,
@@ -313,6 +325,7 @@ class WorkerRuntime:
             metrics=self.metrics,
             is_paused=lambda: bool(self.gate.reasons),
             is_visa_paused=lambda: self.visa_pauses.stop_payouts,
+            may_publish=lambda: mode.allows(Activity.PUBLISH),
         )
         figures = LedgerLooks(
             ledger,
@@ -333,6 +346,7 @@ class WorkerRuntime:
             assignment=self._assignment,
             refresh=self._refresh_gauges,
             visa=lambda: None if self._visa_keeper is None else self._visa_keeper.detail,
+            mode=self._mode_facts,
             about=lambda: self._about(policies),
         )
         await health.start()
@@ -342,9 +356,17 @@ class WorkerRuntime:
         self._closers.append(audit.close)
         guard = LedgerGuard(ledger.seals, audit, self.gate, self.metrics)
         guard.close()  # before any record: the first look takes a moment
-        sealer = Sealer(ledger.seals, publisher, codec, prefix=settings.payouts_topic_prefix, metrics=self.metrics)
+        sealer = Sealer(
+            ledger.seals,
+            publisher,
+            codec,
+            prefix=settings.payouts_topic_prefix,
+            metrics=self.metrics,
+            is_permitted=lambda: mode.allows(Activity.AUDIT),
+        )
         follower = self._follower(ledger, codec)
         self._background = [
+            asyncio.create_task(mode.watch_forever(), name="mode"),
             asyncio.create_task(guard.watch_forever(), name="ledger guard"),
             asyncio.create_task(sealer.seal_forever(), name="sealer"),
             asyncio.create_task(follower.follow_forever(), name="completeness"),
@@ -381,6 +403,7 @@ class WorkerRuntime:
             patience_seconds=60.0 if settings.production else 6.0,
             every_seconds=2.0 if settings.production else 0.5,
             metrics=self.metrics,
+            permitted=lambda: self._watch.until(Activity.PUBLISH),
         )
 
     async def _open_ledger(self) -> PostgresLedger:
@@ -424,7 +447,9 @@ class WorkerRuntime:
             clock=utc_now,
             keys=visa_keys,
             breaker=breaker,
+            may_connect=self._may_connect,
         )
+        self._visa_source = source
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keeper.ask_to_reload)
         calls = VisaCalls(
             source,
@@ -445,6 +470,8 @@ class WorkerRuntime:
 
     async def _drain(self) -> None:
         """Take nothing new; let what is in work end, for at most the longest call."""
+        if self._mode is not None:
+            self._mode.stop()
         self.visa_pauses.stop()
         self.visa_rate.stop()
         limit = self.settings.http_total_seconds + DRAIN_MARGIN_SECONDS
@@ -488,7 +515,8 @@ class WorkerRuntime:
         in_work = {slot for pump in self._pumps.values() for slot, count in pump.waiting.items() if count}
         unconfirmed = {slot for slot, offset in committed.items() if (self._committable(slot) or 0) > offset}
         paused = bool(self._paused_for()) or bool(self.app.rebalancing) or self.visa_rate.is_holding_back
-        return Work(committed, frozenset(in_work | unconfirmed | self._backlog.waiting), paused)
+        waiting = in_work | unconfirmed | self._backlog.waiting
+        return Work(committed, frozenset(slot for slot in waiting if not self.app.stands(slot[0])), paused)
 
     def _idle_positions(self) -> dict[Slot, int]:
         """The next offset of every partition in which nothing is in work."""
@@ -504,6 +532,40 @@ class WorkerRuntime:
         for pump in self._pumps.values():
             pump.forget(None)
         log.info("partitions given back", extra={"partitions": len(list(lost))})
+
+    @property
+    def _watch(self) -> ModeWatch:
+        if self._mode is None:
+            raise AssertionError("the ledger is opened before anything asks for the mode")
+        return self._mode
+
+    def _takes(self, topic: str) -> bool:
+        """Whether the mode lets this topic be consumed."""
+        return self._mode is not None and self._mode.allows(ACTIVITY_OF_TOPIC[topic])
+
+    def _may_connect(self) -> bool:
+        """Whether the mode lets a worker connect to Visa for itself, to try new certificates."""
+        return self._mode is not None and self._mode.mode is not None and connects(self._mode.mode)
+
+    def _obey(self) -> None:
+        """After each look: topics whose agents stand are not fetched any more, and no socket to Visa is left open."""
+        standing = frozenset(topic for topic in self._pumps if not self._takes(topic))
+        for slot in self.app.offsets.committed if standing else ():
+            if topic_of(slot[0], self.settings.payouts_topic_prefix).name in standing:
+                self.app.stand(slot)
+        if self._stood - standing:
+            self.app.go_on()
+        self._stood = standing
+        mode = self._watch.mode
+        if self._visa_source is not None and mode is not None and not calls_leave(mode):
+            self._visa_source.close_idle()
+
+    def _mode_facts(self) -> dict[str, Any]:
+        """For the health page: the mode that this worker obeys, which agents stand, and what is still in work."""
+        known = None if self._mode is None or self._mode.mode is None else self._mode.mode.value
+        in_work = sum(pump.in_work for pump in self._pumps.values())
+        stands = sorted(topic for topic in self._pumps if not self._takes(topic))
+        return {"obeyed": known, "stands": stands, "in_work": in_work}
 
     def _paused_for(self) -> tuple[str, ...]:
         """Why new work waits: what everybody needs is away, or Visa serves nobody (rules K5, S7)."""

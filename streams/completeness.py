@@ -157,8 +157,12 @@ class Follower:
         every_seconds: float,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        permitted: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`drive` handles a record as if it had come through the stream; handling one twice is harmless."""
+        """`drive` handles a record as if it had come through the stream; handling one twice is harmless.
+
+        `permitted` is awaited before each pass: it ends when the mode lets events out (L9).
+        """
         self._ledger = ledger
         self._codec = codec
         self._records = records
@@ -174,12 +178,15 @@ class Follower:
         self._clock = clock
         self._places: dict[Slot, _Place] = {}
         self._withheld: set[str] = set()
+        self._permitted = permitted
 
     async def follow_forever(self) -> None:
         """Follow, pausing with everything else; whatever goes wrong here, payouts go on."""
         failures = pauses()
         while True:
             await self._gate.passed()
+            if self._permitted is not None:
+                await self._permitted()
             try:
                 is_behind = await self.follow_once()
                 failures = pauses()

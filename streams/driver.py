@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import Protocol
 
@@ -20,11 +20,13 @@ from processors.payout.events import (
     Inquired,
     InquiryVerdict,
     Rejected,
+    ReviewWanted,
     Screened,
     ScreeningVerdict,
     Unbuildable,
     Validated,
 )
+from processors.payout.modes import Activity, activity_of, next_activity
 from processors.payout.next_step import IntentNotAllowed
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
@@ -97,7 +99,10 @@ class Driver:
         owner: str,
         metrics: Metrics,
         clock: Clock = utc_now,
+        allows: Callable[[Activity], bool] = lambda _: True,
     ) -> None:
+        """`allows` says what the mode lets this worker do; of calls the ledger has the last word (L9)."""
+        self._allows = allows
         self.ledger = ledger
         self.schedule = schedule
         self.clock = clock
@@ -166,7 +171,12 @@ class Driver:
     async def _next(
         self, row: PayoutRow, work: Collection[Work], opened: OpenRequest | None, *, patient: bool
     ) -> tuple[PayoutRow, bool]:
-        """One step further: the row as it is then, and whether this drive goes on."""
+        """One step further: the row as it is then, and whether this drive goes on.
+
+        What the mode forbids is left as it is: it spends nothing, and comes by its schedule when the mode allows it.
+        """
+        if not self._allows(next_activity(row)):
+            return row, False
         kind = Work.COMPENSATE if row.is_terminal else Work.PAY
         match state_machine.plan(row, self.clock(), self.schedule):
             case RunStage(stage=stage) if Work(stage.value) in work:
@@ -230,10 +240,9 @@ class Driver:
                 return row, False
             asked_at = self.clock()
             owner = f"{self._owner}/{next(self._calls_begun)}"
-            begun = await self._begin(row, step, owner)
+            begun = await self._begin(row, step, owner, activity_of(call))
             if isinstance(begun, NotBegun):
-                lost = begun is NotBegun.LOST
-                return (await self._again(row.payout_id) if lost else row), lost
+                return await self._not_begun(row, begun)
             outcome = await calls.make(begun, call, prepared, deadline, permit)
         attempt = begun.compensation_attempts if call in COMPENSATION_CALLS else begun.attempts
         row, follow_up = await self._record(begun, Answered(call, attempt, outcome, asked_at), owner)
@@ -267,23 +276,30 @@ class Driver:
                 log.info("question not asked", extra={"payout_id": row.payout_id, "why": str(error)})
                 return row, False
             owner = f"{self._owner}/{next(self._calls_begun)}"
-            begun = await self._begin(row, step, owner)
+            begun = await self._begin(row, step, owner, Activity.SUBMIT)  # it is asked only to submit
             if isinstance(begun, NotBegun):
-                lost = begun is NotBegun.LOST
-                return (await self._again(row.payout_id) if lost else row), lost
+                return await self._not_begun(row, begun)
             inquired = await calls.ask(begun, question, request, deadline, permit)
         row, _ = await self._record(begun, inquired, owner)
         self._metrics.stage_seconds.labels("preflight").observe(time.monotonic() - started)
         return row, inquired.verdict is InquiryVerdict.PASSED
 
-    async def _begin(self, row: PayoutRow, step: Step, owner: str) -> PayoutRow | NotBegun:
+    async def _begin(self, row: PayoutRow, step: Step, owner: str, activity: Activity) -> PayoutRow | NotBegun:
         change = Change(row, step.row, step.transition, self._owner, step.detail)
-        begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds)
+        begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds, activity)
         if isinstance(begun, NotBegun):
             self._metrics.compare_and_set_lost.inc()
         else:
             self._moved(row, begun, step)
         return begun
+
+    async def _not_begun(self, row: PayoutRow, why: NotBegun) -> tuple[PayoutRow, bool]:
+        """Somebody was faster: decide again. The mode wants a reviewer: ask for one. Else it waits as it is."""
+        if why is NotBegun.LOST:
+            return await self._again(row.payout_id), True
+        if why is NotBegun.REVIEW:
+            return await self.apply(row, ReviewWanted()), False
+        return row, False
 
     async def _record(
         self, row: PayoutRow, answered: Answered | Inquired, owner: str

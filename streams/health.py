@@ -48,11 +48,14 @@ class HealthServer:
         refresh: Callable[[], None],
         visa: Callable[[], dict[str, Any] | None] = lambda: None,
         about: Callable[[], dict[str, Any]] = dict,
+        mode: Callable[[], dict[str, Any]] = lambda: {"obeyed": None, "stands": [], "in_work": 0},
     ) -> None:
         """`database` looks at it, and may raise LedgerError; `parts` says how everything stands, given what it found.
 
-        `visa` says what the connection to Visa uses, None in a worker that has none; `about` what else there is to say.
+        `visa` says what the connection to Visa uses, None in a worker that has none; `about` what else there is to say;
+        `mode` what the worker obeys (L9).
         """
+        self._mode = mode
         self._host, self._port, self._port_file = host, port, port_file
         self._look = _Remembered(database)
         self._parts = parts
@@ -93,7 +96,7 @@ class HealthServer:
     async def _live(self, _: web.Request) -> web.Response:
         now = time.monotonic()
         shown = liveness(self._pulse(), now) | {"uptime_seconds": round(now - self._started_at, 1)}
-        return _json(shown, 200 if shown["status"] == "alive" else 503)
+        return _json(shown | {"mode": self._mode()["obeyed"]}, 200 if shown["status"] == "alive" else 503)
 
     async def _critical(self, _: web.Request) -> web.Response:
         shown, _parts = await self._ready()
@@ -106,6 +109,7 @@ class HealthServer:
             | shown
             | {
                 "paused_for": list(parts.paused_for),
+                "mode": self._mode(),
                 "assigned_partitions": self._assignment(),
                 "visa": self._visa(),
                 "liveness": liveness(self._pulse(), time.monotonic()),

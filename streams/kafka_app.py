@@ -215,6 +215,23 @@ class OrderedConsumer(driver.Consumer):
         if len(self._get_active_partitions()) > 1:
             super().on_buffer_full(tp)
 
+    def on_buffer_drop(self, tp: TP) -> None:
+        """There is room again; where the mode lets nothing be taken, nothing more is fetched all the same."""
+        if not self._payouts.stands(tp.topic):
+            super().on_buffer_drop(tp)
+
+    def stand(self, tp: TP) -> None:
+        """Fetch no more of a partition whose agent stands (rule L9). What is fetched already is still handed out.
+
+        Not Faust's own pause: that one drops what is fetched, which would be a hole. The group hears nothing of it.
+        """
+        super().on_buffer_full(tp)
+
+    def go_on(self) -> None:
+        """Fetch again whatever has an agent that takes records."""
+        for tp in self._buffered_partitions & self.assignment():
+            self.on_buffer_drop(tp)
+
 
 class SteadyConnection(aiokafka.conn.AIOKafkaConnection):  # type: ignore[misc]  # the library has no types
     """A connection that is lost while it is written to is lost, and nothing more.
@@ -269,6 +286,8 @@ class PayoutsApp(faust.App):
     """
 
     offsets: Offsets
+    stands: Callable[[str], bool]
+    """Whether the mode lets nothing be taken from this topic (rule L9)."""
     committable: Callable[[Slot], int | None]
     topic_id: Callable[[str], str]
     """Of a topic by its name on the cluster, as it was when this worker began; empty when not known."""
@@ -310,6 +329,16 @@ class PayoutsApp(faust.App):
                 log.warning("last commit not possible", extra={"error": type(error).__name__})
         await super().on_stop()
         await self.on_end()
+
+    def stand(self, slot: Slot) -> None:
+        """See `OrderedConsumer.stand`."""
+        if self._consumer is not None:
+            cast("OrderedConsumer", self._consumer).stand(TP(*slot))
+
+    def go_on(self) -> None:
+        """See `OrderedConsumer.go_on`."""
+        if self._consumer is not None:
+            cast("OrderedConsumer", self._consumer).go_on()
 
     async def send_record(
         self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]
@@ -354,6 +383,7 @@ def create_app(settings: Settings, worker_name: str) -> PayoutsApp:
     )
     app.offsets = Offsets()
     app.topic_id = lambda _: ""
+    app.stands = lambda _: False
     app.on_commit = lambda _seconds, _done: None
     aiokafka.conn.AIOKafkaConnection = SteadyConnection
     app.transport.Producer = IdempotentProducer  # type: ignore[misc]

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ledger.figures import LedgerFigures
-from ledger.interface import LedgerError, Mode, ModeRecord
+from ledger.interface import LedgerError, ModeRecord
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -178,13 +178,11 @@ class LedgerLooks:
     async def look(self) -> None:
         """Once. Raises LedgerError."""
         try:
-            mode = (await self._ledger.mode()).mode
+            await self._ledger.mode()
         except LedgerError:
             self._metrics.database_up.set(0)
             raise
         self._metrics.database_up.set(1)
-        for name in Mode:
-            self._metrics.mode.labels(name.value).set(1 if name is mode else 0)
         begun = time.monotonic()
         try:
             figures = await self._look()

@@ -45,6 +45,7 @@ LOGGED_NAMES: Final = frozenset(
         "http_status",
         "key_id",
         "lane",
+        "mode",
         "offset",
         "offsets",
         "order",

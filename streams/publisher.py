@@ -53,9 +53,15 @@ class Publisher:
         on_unconfirmed: Callable[[str], None],
         metrics: Metrics,
         request_ids: RequestIds | None = None,
+        permitted: Callable[[], Awaitable[None]] | None = None,
         tracing: Tracing = NO_TRACING,
     ) -> None:
-        """`request_ids` names what the calls to Visa carry, so that events carry it too."""
+        """`request_ids` names what the calls to Visa carry, so that events carry it too.
+
+        `permitted` is awaited before anything but the audit is sent: it ends when the mode lets events out (L9). What
+        waits there is not acknowledged, so nothing is lost with the process.
+        """
+        self._permitted = permitted
         self._request_ids = request_ids
         self._tracing = tracing
         self._send = send
@@ -142,6 +148,8 @@ class Publisher:
 
     async def publish_bytes(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Send raw bytes to a topic of this cluster and wait for the confirmation."""
+        if self._permitted is not None:
+            await self._permitted()
         begun = time.monotonic()
         try:
             confirmation = asyncio.ensure_future(await self._send(topic, key, value, headers))

@@ -10,6 +10,7 @@ acknowledged; a record in it was lost on its way to us, and `on_loss` ends the p
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +49,79 @@ class Handler(Protocol):
     async def __call__(self, record: Record) -> None: ...
 
 
+class Admission(Protocol):
+    """Whether the mode lets this agent take records (rule L9)."""
+
+    @property
+    def is_open(self) -> bool:
+        """It does."""
+
+    async def passed(self) -> None:
+        """Return when it does."""
+
+
+class _Always:
+    is_open = True
+
+    async def passed(self) -> None:
+        """At once."""
+
+
+class _Source:
+    """The events of a stream, one after the other; while the agent stands, those that come are kept in order.
+
+    An agent that stands must go on taking them: Faust hands the events of all its topics out in one loop, which would
+    wait for room in this one's buffer, and starve the topics whose agents go on. They are few, because the transport
+    is told for each to fetch no more of its partition.
+    """
+
+    def __init__(self, events: AsyncIterator[Any], note: Callable[[], int]) -> None:
+        """`note` is kept beside each event: how often partitions had been lost when it came."""
+        self._events = aiter(events)
+        self._note = note
+        self._kept: deque[tuple[int, Any]] = deque()
+        self._under_way: asyncio.Future[Any] | None = None
+
+    async def next(self) -> tuple[int, Any]:
+        """The next event. Raises StopAsyncIteration at the end of the stream."""
+        if self._kept:
+            return self._kept.popleft()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+            self._keep()
+            return self._kept.popleft()
+        event = await anext(self._events)
+        return self._note(), event
+
+    async def keep_until(self, over: Awaitable[None], stand: Callable[[Slot], None]) -> None:
+        """Keep what comes until `over` ends. Raises StopAsyncIteration at the end of the stream."""
+        ended = asyncio.ensure_future(over)
+        try:
+            while not ended.done():
+                if self._under_way is None:
+                    self._under_way = asyncio.ensure_future(anext(self._events))
+                await asyncio.wait([ended, self._under_way], return_when=asyncio.FIRST_COMPLETED)
+                if self._under_way.done():
+                    message = self._keep().message
+                    stand((message.topic, message.partition))
+            ended.result()
+        finally:
+            ended.cancel()
+
+    def end(self) -> None:
+        """Nobody takes events any more."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    def _keep(self) -> Any:
+        if self._under_way is None:
+            raise AssertionError("no event is under way")
+        future, self._under_way = self._under_way, None
+        event = future.result()
+        self._kept.append((self._note(), event))
+        return event
+
+
 UNACKNOWLEDGED_MAX = 1000
 """Events started and not yet acknowledged per agent: one slow head must not pile a backlog up behind it in memory."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,9 +145,13 @@ class Pump:
         went_back: Callable[[Slot], None],
         judge: Judge,
         on_loss: Callable[[str], None],
+        admission: Admission | None = None,
+        stand: Callable[[Slot], None] = lambda _: None,
         tracing: Tracing = NO_TRACING,
     ) -> None:
-        """`first_offset` is where reading a partition began, or went back to: its committed offset (rule K8).
+        """`stand` hears of a partition that gave an event while `admission` let none be taken (rule L9).
+
+        `first_offset` is where reading a partition began, or went back to: its committed offset (rule K8).
 
         `went_back` hears of an event before that: the log was cut off, and what is committed follows it, from 0 on.
         """
@@ -88,6 +166,8 @@ class Pump:
         self._went_back = went_back
         self._judge = judge
         self._on_loss = on_loss
+        self._admission = admission or _Always()
+        self._stand = stand
         self._tracing = tracing
         self._judgements: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(in_flight_max)
@@ -114,26 +194,37 @@ class Pump:
 
     async def handle_again(self, record: Record) -> None:
         """Handle a record that did not come through the stream; raises nothing for the record itself (rule K9)."""
+        await self._admission.passed()
         await self._gate.retry_while_away(lambda: self._handle(record), self._away)
 
     async def run(self, events: AsyncIterator[Any]) -> None:
         """Take events for ever; never raises for a record."""
-        async for event in events:
-            losses = self._losses
-            await self._may_start()
-            # An event in hand while the partitions were lost belongs to whoever reads them next.
-            if self._stopping or losses != self._losses or not self._start(event):
-                self._slots.release()
+        source = _Source(events, lambda: self._losses)
+        try:
+            while True:
+                losses, event = await source.next()
+                while not await self._may_start():
+                    self._stand((event.message.topic, event.message.partition))
+                    await source.keep_until(self._admission.passed(), self._stand)
+                # An event in hand while the partitions were lost belongs to whoever reads them next.
+                if self._stopping or losses != self._losses or not self._start(event):
+                    self._slots.release()
+        except StopAsyncIteration:
+            return
+        finally:
+            source.end()
 
-    async def _may_start(self) -> None:
-        """A slot, an open gate and room in the windows, all at the same moment."""
+    async def _may_start(self) -> bool:
+        """A slot, an open gate and room in the windows, all at the same moment; False while the agent stands (L9)."""
         while True:
             await self._gate.passed()
+            if not self._admission.is_open:
+                return False
             await self._slots.acquire()
             self._room.clear()
             full = sum(len(window) for _, window in self._windows.values()) >= UNACKNOWLEDGED_MAX
-            if not self._gate.reasons and not full:
-                return
+            if not self._gate.reasons and not full and self._admission.is_open:
+                return True
             self._slots.release()
             if full:
                 await self._room.wait()

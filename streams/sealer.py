@@ -7,6 +7,7 @@ database that nobody has verified is neither sealed nor published (L11).
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ledger.interface import LedgerError
 from ledger.seals import Seals
@@ -29,7 +30,18 @@ LINES_MAX = TAIL_RECORDS
 class Sealer:
     """One pass: seal what was committed, publish what is sealed, mark what is published."""
 
-    def __init__(self, seals: Seals, publisher: Publisher, codec: Codec, *, prefix: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        seals: Seals,
+        publisher: Publisher,
+        codec: Codec,
+        *,
+        prefix: str,
+        metrics: Metrics,
+        is_permitted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_permitted`: whether the mode lets the audit out (L9); what it keeps in is sealed afterwards."""
+        self._is_permitted = is_permitted
         self._seals = seals
         self._publisher = publisher
         self._codec = codec
@@ -58,7 +70,7 @@ class Sealer:
 
     async def seal_once(self) -> bool:
         """One pass; True when there is more."""
-        if not self._seals.is_trusted:
+        if not self._seals.is_trusted or not self._is_permitted():
             return False
         sealed = await self._seals.seal(LINES_MAX)
         self._metrics.sealed.inc(sealed)

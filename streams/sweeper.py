@@ -58,7 +58,10 @@ class Sweeper:
         metrics: Metrics,
         is_paused: Callable[[], bool] = lambda: False,
         is_visa_paused: Callable[[], bool] = lambda: False,
+        may_publish: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_publish`: whether the mode lets events out (L9)."""
+        self._may_publish = may_publish
         self._is_paused = is_paused
         self._is_visa_paused = is_visa_paused
         self._ledger = ledger
@@ -86,6 +89,8 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """One pass; returns how many rows it moved."""
+        if not self._may_publish():
+            return 0
         moved = await self._announce_batch()
         if self._is_paused() or await self._lag_of("payout_retry") > OUTSTANDING_MAX:
             return moved

@@ -50,6 +50,9 @@ class VisaClient(Protocol):
     async def send(self, request: VisaRequest, deadline: Deadline) -> Exchange:
         """Make the call, to be over before `deadline`. Never raises for what the network or Visa does."""
 
+    def close_idle(self) -> None:
+        """Close the connections that no call is under way on."""
+
     async def aclose(self) -> None:
         """Close all connections; calls under way fail."""
 
@@ -154,6 +157,12 @@ class ClientSource:
                 return Reload(ReloadResult.FAILURE, "there is no connection to go back to")
             self._return(self._current)
             return Reload(ReloadResult.ROLLED_BACK)
+
+    def close_idle(self) -> None:
+        """No socket to Visa but those of calls under way: the mode lets no call leave (E5, `isolation`)."""
+        for held in (self._current, self._previous):
+            if held is not None:
+                held.client.close_idle()
 
     async def aclose(self) -> None:
         """Close every connection; calls under way fail."""

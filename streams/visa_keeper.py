@@ -81,7 +81,10 @@ class VisaKeeper:
         breaker: Breaker | None = None,
         connect: Callable[[VisaConnection], VisaClient] = VisaDirectClient,
         seconds: Callable[[], float] = time.monotonic,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_connect`: whether the mode lets a worker connect to Visa (L9); until then orders and files wait."""
+        self._may_connect = may_connect
         self._source = source
         self._in_use = InUse(material, clock())
         self._before: InUse | None = None
@@ -137,6 +140,9 @@ class VisaKeeper:
         """Until cancelled."""
         while True:
             await self.turn()
+            if self._asked.is_set():  # the mode keeps it waiting
+                await asyncio.sleep(ORDERS_EVERY_SECONDS)
+                continue
             try:
                 async with asyncio.timeout(ORDERS_EVERY_SECONDS):
                     await self._asked.wait()
@@ -153,13 +159,15 @@ class VisaKeeper:
     async def turn(self) -> None:
         """Do what is asked for by signal, file or order, and report."""
         self._show()
-        if self._asked.is_set():
+        may_connect = self._may_connect()
+        if may_connect and self._asked.is_set():
             self._asked.clear()
             await self.reload("a signal")
-        elif self._is_time_to_read_files():
+        elif may_connect and self._is_time_to_read_files():
             await self.reload("a replaced file")
         try:
-            await self._do_orders()
+            if may_connect:
+                await self._do_orders()
             await self._report_now_and_then()
         except LedgerError as error:
             log.warning("orders not read or answered", extra={"error": type(error).__name__})
@@ -205,7 +213,7 @@ class VisaKeeper:
 
     async def look_at_keys(self) -> None:
         """Use the key that the address has for us; without one, no call leaves."""
-        if self._keys is None:
+        if self._keys is None or not self._may_connect():
             return
         encryption = self._in_use.material.encryption
         try:

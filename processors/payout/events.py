@@ -82,6 +82,11 @@ class Reviewed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewWanted:
+    """The mode lets nothing be sent that a reviewer has not approved, unless screening scored it low (L9, E5)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unbuildable:
     """The call cannot be made from what the request carries; nothing was sent."""
 
@@ -229,6 +234,7 @@ Event = (
     Validated
     | Rejected
     | Screened
+    | ReviewWanted
     | Reviewed
     | Unbuildable
     | Inquired

@@ -31,6 +31,7 @@ from processors.payout.events import (
     ResolutionUndone,
     Resolved,
     Reviewed,
+    ReviewWanted,
     Screened,
     ScreeningVerdict,
     Unbuildable,
@@ -39,6 +40,7 @@ from processors.payout.events import (
 from processors.payout.frozen import frozen_for
 from processors.payout.hand_back import agree_hand_back, propose_hand_back
 from processors.payout.intents import begin_call
+from processors.payout.modes import needs_reviewer
 from processors.payout.next_step import plan
 from processors.payout.operator_actions import (
     cancel,
@@ -60,8 +62,12 @@ from processors.payout.step import Nothing, Step, after, compensation_moved, end
 __all__ = ["apply", "begin_call", "begin_inquiry", "compensation_id", "plan"]
 
 
-_OF_THE_FLOW = (Validated, Rejected, Screened, Reviewed, Unbuildable)
+_OF_THE_FLOW = (Validated, Rejected, Screened, ReviewWanted, Reviewed, Unbuildable)
 """What moves or ends a payout that has not been submitted yet."""
+
+
+MANUAL_REVIEW_MODE = "MANUAL_REVIEW_MODE"
+"""The reason code of a case that the mode opened, not screening."""
 
 
 def compensation_id(payout_id: str) -> str:
@@ -84,6 +90,8 @@ def apply(row: PayoutRow, event: Event, now: datetime, schedule: Schedule) -> St
             return _rejected(row, event, now, schedule)
         case Screened():
             return _screened(row, event, now, schedule)
+        case ReviewWanted():
+            return _review_wanted(row, now)
         case Reviewed():
             return reviewed(row, event, now, schedule)
         case Unbuildable():
@@ -177,6 +185,26 @@ def _screened(row: PayoutRow, event: Screened, now: datetime, schedule: Schedule
                 **evidence,
             )
             return Step(denied, "denied", detail)
+
+
+def _review_wanted(row: PayoutRow, now: datetime) -> Step | Nothing:
+    """The mode `manual_review` met a payout that was cleared without a person: a case is opened for it (E5).
+
+    Nothing of it can have taken effect (S6), so that a reviewer may still deny it.
+    """
+    if row.state is not PayoutState.CLEARED or row.ambiguous or not needs_reviewer(row):
+        return Nothing("only a cleared payout that nobody has reviewed goes to a reviewer")
+    case_id = f"{row.payout_id}.{row.version + 1}"
+    opened = moved(
+        row,
+        PayoutState.IN_REVIEW,
+        now,
+        announce=True,
+        due_at=None,
+        review_case_id=case_id,
+        reason_code=MANUAL_REVIEW_MODE,
+    )
+    return Step(opened, "review_opened", {"case_id": case_id, "reason_code": MANUAL_REVIEW_MODE})
 
 
 def _unbuildable(row: PayoutRow, event: Unbuildable, now: datetime, schedule: Schedule) -> Step | Nothing:

@@ -78,6 +78,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if self._session is not None:
             await self._session.close()
 
+    def close_idle(self) -> None:
+        """Close the connections that no call is under way on, at once. The next call opens one again."""
+        connector = None if self._session is None else self._session.connector
+        if isinstance(connector, _Connector):
+            connector.close_idle()
+
     async def _take_place(self, timeout_seconds: float | None) -> None:
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -186,6 +192,14 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(**settings)
         self._factory = functools.partial(_Protocol, loop=self._loop)  # type: ignore[assignment] # of ResponseHandler
         self._used: WeakSet[ResponseHandler] = WeakSet()
+
+    def close_idle(self) -> None:
+        """Close what waits for a next request: without a farewell, which would wait for the server's."""
+        idle = [protocol for waiting in self._conns.values() for protocol, _ in waiting]
+        self._conns.clear()
+        for protocol in idle:
+            if protocol.transport is not None:
+                protocol.transport.abort()
 
     async def connect(
         self,

@@ -125,6 +125,11 @@ class VisaDirectClient:
         """Reads certificate and key. Raises OSError or ssl.SSLError when they cannot be used."""
         _silence_libraries()
         self._connection = connection
+        self._transport = AiohttpTransport(
+            _tls_context(connection),
+            max_connections=connection.max_connections,
+            keepalive_expiry_seconds=connection.keepalive_expiry_seconds,
+        )
         self._client = httpx.AsyncClient(
             base_url=connection.base_url,
             auth=httpx.BasicAuth(connection.user_id, connection.password.reveal()),
@@ -146,11 +151,7 @@ class VisaDirectClient:
             follow_redirects=False,
             # Neither proxies nor certificate stores from the environment.
             trust_env=False,
-            transport=AiohttpTransport(
-                _tls_context(connection),
-                max_connections=connection.max_connections,
-                keepalive_expiry_seconds=connection.keepalive_expiry_seconds,
-            ),
+            transport=self._transport,
         )
 
     def __repr__(self) -> str:
@@ -167,6 +168,10 @@ class VisaDirectClient:
     async def aclose(self) -> None:
         """Close all connections; calls under way fail."""
         await self._client.aclose()
+
+    def close_idle(self) -> None:
+        """Close the connections that no call is under way on."""
+        self._transport.close_idle()
 
     async def send(self, request: VisaRequest, deadline: Deadline) -> Exchange:
         """Make the call, to be over before `deadline`. Never raises for what the network or Visa does.

@@ -150,7 +150,9 @@ class SimulatedStages:
         word = {Verdict.REVIEW: ScreeningVerdict.NEEDS_REVIEW, Verdict.DENY: ScreeningVerdict.DENIED}.get(
             verdict, ScreeningVerdict.CLEARED
         )
-        return Screened(word, "SIMULATED", "the plan says so", POLICY_VERSION, "list", 0, None, None)
+        # Some score high and are cleared all the same, as with another threshold: `manual_review` stops them.
+        score = 8_000 if self._plans[row.payout_id].number % 7 == 0 else 0
+        return Screened(word, "SIMULATED", "the plan says so", POLICY_VERSION, "list", score, None, None)
 
 
 _ADDRESS = Address(line1="1 High Street", city="Leeds", state="CA", postal_code="94404", country="US")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ledger.interface import Change, Mode
+from ledger.interface import Change, LeasesStillLive
 from processors.money import Money
 from processors.payout import state_machine
 from processors.payout.events import Cancelled, Event, Held, Released, ResolutionProposed, Resolved
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from processors.payout.step import Step
 from sandbox.simulation.contents import Encoded, SimulatedRequest, content_of, request_of
@@ -32,6 +33,7 @@ class People:
         self._world = world
         self._rng = random.Random(f"people-{world.plan.seed}")
         self.said: set[str] = set()
+        self._mode_changes = 0
         self.intentions = 0
         """What people will still say or do: a world is not at rest before."""
 
@@ -182,12 +184,19 @@ class People:
 
     async def _set_mode(self, mode: Mode) -> None:
         world = self._world
-        if mode is Mode.NORMAL:
-            world.watch.mode(halted=False)
-        await world.ledger.set_mode(mode, "operator", "simulated", 60.0)
-        # Another operator may have set it back while this one waited for the calls under way.
-        in_force = (await world.ledger.mode()).mode
-        world.watch.mode(halted=in_force is not Mode.NORMAL)
+        self._mode_changes += 1
+        mine = self._mode_changes
+        world.watch.mode(None)
+        setting = world.ledger.set_mode(mode, "operator", "simulated", 60.0)
+        world.tell(f"operator: mode {mode.value}")
+        for worker in world.workers:
+            worker.look_soon()
+        try:
+            await setting
+        except LeasesStillLive:
+            return  # the command says so, and nobody relies on it
+        if mine == self._mode_changes:  # else another operator has set it while this one waited for calls under way
+            world.watch.mode(mode.value)
 
     def apply(self, payout_id: str, event: Event) -> bool:
         """What a command does: read, decide, compare and set. True when it was written."""

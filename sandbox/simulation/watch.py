@@ -35,6 +35,11 @@ PRIVATE_NUMBERS: Final = (RECIPIENT_CARD, SENDER_CARD, ACCOUNT_NUMBER)
 STATES: Final = ("PAID", *sorted(UNPAID_ENDS))
 PAYMENTS: Final = frozenset({Operation.PUSH_FUNDS, Operation.SEND_PAYOUT})
 HAND_BACKS: Final = frozenset({Operation.REVERSE_FUNDS, Operation.ADJUSTMENT})
+SILENT: Final = frozenset({"isolation", "halted"})
+"""Modes in which nothing leaves, for Visa or for our topics (E5)."""
+FORBIDDEN: Final = {"read_only": PAYMENTS | HAND_BACKS, "emergency": PAYMENTS}
+REVIEW_FROM: Final = 7_000
+"""The score from which `manual_review` wants a reviewer."""
 TERMS: Final = ("lost", "double", "stuck", "phantom", "orphan", "comp_double", "leak", "rule")
 
 
@@ -56,7 +61,8 @@ class Watch:
     requests: list[tuple[str | None, bytes, tuple[str, int, int]]] = field(default_factory=list)
     sent_as: dict[tuple[str, int, int], str | None] = field(default_factory=dict)
     """Whose each record of the request topic says it is."""
-    halted: bool = False
+    mode_in_force: str | None = None
+    """Since `modes set` has returned; None while it waits for calls under way, and before the first."""
     callers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     originator_handed_back: set[str] = field(default_factory=set)
     asked: dict[tuple[str, int, int], Money] = field(default_factory=dict)
@@ -76,9 +82,14 @@ class Watch:
         """The originator gave the funding back."""
         self.originator_handed_back.add(payout_id)
 
-    def mode(self, *, halted: bool) -> None:
-        """`modes set` has returned."""
-        self.halted = halted
+    def mode(self, in_force: str | None) -> None:
+        """`modes set` has returned, or has been begun (None)."""
+        self.mode_in_force = in_force
+
+    def published(self, worker: SimulatedWorker, topic: str, obeyed: str | None) -> None:
+        """An event leaves a worker, which obeys this mode (E5)."""
+        if obeyed in SILENT:
+            self._broken("rule", None, f"E5: {worker.name} published to {topic} in {obeyed}")
 
     def bug(self, what: str) -> None:
         """A handler failed in a way that nobody foresaw (P8)."""
@@ -111,8 +122,12 @@ class Watch:
             self._broken("rule", payout_id, f"L3: {worker.name} sent {operation} without a live lease")
         elif not row.lease_owner.startswith(f"{worker.name}/"):
             self._broken("rule", payout_id, f"L3: {worker.name} sent {operation} under {row.lease_owner}'s lease")
-        if self.halted:
-            self._broken("rule", payout_id, f"L9: {worker.name} sent {operation} after halted had returned")
+        mode = self.mode_in_force
+        unreviewed = row is not None and row.reviewer is None and (row.score_basis_points or 0) >= REVIEW_FROM
+        if operation in FORBIDDEN.get(mode or "", ()) or mode in SILENT:
+            self._broken("rule", payout_id, f"L9: {worker.name} sent {operation} after {mode} had returned")
+        if mode == "manual_review" and operation in PAYMENTS and unreviewed:
+            self._broken("rule", payout_id, f"E5: {worker.name} sent {operation} that no reviewer had approved")
         if operation in PAYMENTS and row is not None and row.state in STATES:
             self._broken("rule", payout_id, f"a push left for a row that is {row.state}")
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ledger.interface import CommitUnknown, Ledger, LedgerError, LedgerUnavailable
+from processors.payout.modes import Activity
 from processors.payout.schedule import Schedule
 from processors.visa.deadline import Deadline
 from processors.visa.exchange import Exchange
@@ -28,6 +29,7 @@ from streams.driver import Driver
 from streams.gate import Gate
 from streams.handlers import StageHandlers
 from streams.intake import Intake
+from streams.modes import ACTIVITY_OF_TOPIC, LOOK_EVERY_SECONDS, ModeWatch, Stage
 from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
 from streams.pump import Handler, Pump, Record
 from streams.stages import StageRunner
@@ -162,6 +164,8 @@ class SimulatedWorker:
         self.skew = timedelta(seconds=skew_seconds)
         self.process = Process(name)
         self.rng = random.Random(f"{world.plan.seed}/{name}")
+        self._look_rng = random.Random(f"look-{world.plan.seed}/{name}")
+        """Of its own, so that worlds in which nobody sets the mode stay as they were."""
         self.generation: int | None = None
         self.positions: dict[Slot, int] = {}
         self.first_offsets: dict[Slot, int] = {}
@@ -187,6 +191,7 @@ class SimulatedWorker:
         loop = self.world.loop
         jobs = [pump.run(self._events(topic)) for topic, pump in self.pumps.items()]
         jobs += [self.announcer.mark_forever(), self._sweep_forever(), self._commit_forever()]
+        self._look()
         self._tasks = [loop.create_task(job) for job in jobs]
         self.world.broker.join(self)
 
@@ -232,6 +237,7 @@ class SimulatedWorker:
     async def stop(self) -> None:
         """SIGTERM: take nothing new, let what is in work end, commit, leave."""
         self.stopping = True
+        self.mode.stop()
         self.visa_pauses.stop()
         await asyncio.gather(*(pump.drain(DRAIN_SECONDS) for pump in self.pumps.values()))
         self._commit()
@@ -257,6 +263,20 @@ class SimulatedWorker:
         """A point at which the worker touches the outside; the crash points are counted here."""
         if self.counts_boundaries:
             await self.world.passes(self, name)
+
+    # The mode.
+
+    def look_soon(self) -> None:
+        """Its next look at the mode. It looks only when there is something to see: looking costs a world its time."""
+        after = self._look_rng.uniform(0.0, LOOK_EVERY_SECONDS)
+        self.world.loop.call_later(after, self._look, context=context_of(self.process))
+
+    def _look(self) -> None:
+        world = self.world
+        if world.loop.now < world.database_away_until:
+            self.look_soon()
+            return
+        self.mode.saw(world.run_now(world.ledger.mode()).mode)
 
     # Kafka.
 
@@ -388,6 +408,7 @@ class SimulatedWorker:
     async def _send(
         self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]
     ) -> Awaitable[Any]:
+        self.world.watch.published(self, topic, self.mode.mode)
         return await self.world.broker.send(self, topic, key, value, headers)
 
     async def _lag_of(self, topic: str) -> int:
@@ -405,6 +426,7 @@ class SimulatedWorker:
         metrics, schedule, settings = world.metrics, world.schedule, world.settings
         ledger = cast("Ledger", LedgerLink(self))
         self.gate = Gate()
+        self.mode = mode = ModeWatch(ledger, metrics)
         self.visa_pauses = VisaPauses(
             after_failures=settings.visa_pause_after_failures,
             probe_max_seconds=world.probe_max_seconds,
@@ -419,6 +441,7 @@ class SimulatedWorker:
             unconfirmed_seconds=UNCONFIRMED_SECONDS,
             on_unconfirmed=self._unconfirmed,
             metrics=metrics,
+            permitted=lambda: mode.until(Activity.PUBLISH),
         )
         self.announcer = Announcer(ledger, publisher)
         dead_letters = DeadLetters(ledger, publisher, world.keys, prefix="", metrics=metrics)
@@ -446,6 +469,7 @@ class SimulatedWorker:
             owner=self.name,
             metrics=metrics,
             clock=self._clock,
+            allows=mode.allows,
         )
         self._wire_agents(ledger, codec, driver, publisher, dead_letters, schedule)
 
@@ -481,6 +505,7 @@ class SimulatedWorker:
             metrics=world.metrics,
             is_paused=lambda: bool(self.gate.reasons),
             is_visa_paused=lambda: self.visa_pauses.stop_payouts,
+            may_publish=lambda: self.mode.allows(Activity.PUBLISH),
         )
         by_topic: dict[str, Handler] = {
             "payout_requests": intake,
@@ -505,6 +530,7 @@ class SimulatedWorker:
                 went_back=lambda slot: self.end(f"reading before the committed offset of {slot}"),
                 judge=self._judge,
                 on_loss=lambda what: self.end(f"a record was lost (K8): {what}"),
+                admission=Stage(lambda: self.mode, ACTIVITY_OF_TOPIC[topic]),
             )
             for topic, handler in by_topic.items()
         }

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar, cast
 
-from ledger.interface import Mode
 from ledger.memory import MemoryLedger
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
 from processors.sealing import EnvelopeSealer, Sealer
@@ -384,7 +384,7 @@ class World:
             case Accident.OPERATORS:
                 self.people.act()
             case Accident.MODES:
-                self.people.set_mode(Mode.HALTED)
+                self.people.set_mode(self._rng.choice([mode for mode in Mode if mode is not Mode.NORMAL]))
                 self.at(until, self.people.set_mode, Mode.NORMAL)
 
     def _scale(self) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from ledger.interface import Mode
 from ops.main import app
 from ops.metrics_document import exporter_metrics, scan_file_metrics, worker_metrics
 from processors.payout.answers import FROZEN_FOR
+from processors.payout.modes import Mode
 from processors.payout.row import CompensationState, PayoutState
 from schemas import errors
 from schemas.topics import TOPICS

@@ -296,7 +296,7 @@ def test_the_mode_is_set_and_a_live_lease_is_reported(live: Live) -> None:
     assert "still live" in live_lease.stderr
     shown = live.data("modes", "show")
     assert (shown["mode"], shown["operator"], shown["reason"]) == ("halted", "tester", "a drill")
-    again = live.data("modes", "set", "normal", "--reason", "the drill is over", "--operator", "maria")
+    again = live.data("modes", "set", "normal", "--reason", "the drill is over", "--operator", "maria", "--yes")
     assert (again["mode"], again["operator"]) == ("normal", "maria")
 
 

@@ -19,10 +19,11 @@ from ledger.interface import (
     IntakeRecord,
     LeasesStillLive,
     LedgerUnverified,
-    Mode,
+    ModeMoved,
     NotBegun,
     RowRejected,
 )
+from processors.payout.modes import Activity, Mode, next_activity
 from processors.payout.row import (
     FIXED_COLUMNS,
     LEDGER_RESTORED,
@@ -847,6 +848,110 @@ async def test_l9_halted_refuses_every_call_and_nothing_is_due(harness: Harness)
     await harness.ledger.set_mode(Mode.NORMAL, "operator-1", "over", 5)
     assert [entry.payout_id for entry in await harness.ledger.due(10, 60)] == [row.payout_id]
     assert (await begun(harness.ledger, changed)).lease_owner == OWNER
+
+
+CALLS_BY_MODE = {
+    Mode.NORMAL: {Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE},
+    Mode.MANUAL_REVIEW: {Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE},
+    Mode.READ_ONLY: {Activity.ASK},
+    Mode.MAINTENANCE: {Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE},
+    Mode.EMERGENCY: {Activity.ASK, Activity.COMPENSATE},
+    Mode.ISOLATION: set(),
+    Mode.HALTED: set(),
+}
+"""Requirement E5, written down once more."""
+DRIVEN_BY_MODE = {
+    mode: calls | ({Activity.SCREEN} if mode in (Mode.NORMAL, Mode.MANUAL_REVIEW, Mode.MAINTENANCE) else set())
+    for mode, calls in CALLS_BY_MODE.items()
+}
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_l9_e5_every_kind_of_call_begins_only_in_a_mode_that_allows_it(harness: Harness, mode: Mode) -> None:
+    """L9, E5: alone and in a batch; a row that screening scored low, so that `manual_review` has nothing against it."""
+    rows = [await inserted(harness.ledger, number, score_basis_points=1_000) for number in range(1, 10)]
+    await harness.ledger.set_mode(mode, "operator-1", "a test", 0)
+    kinds = [Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE]
+    alone = {
+        kind: await harness.ledger.begin(step(row), OWNER, 60, kind) for kind, row in zip(kinds, rows, strict=False)
+    }
+    begins = [
+        harness.ledger.begin(step(row), f"worker-{row.payout_id}", 60, kinds[n % 3]) for n, row in enumerate(rows[3:])
+    ]
+    together = list(zip(kinds * 2, await asyncio.gather(*begins), strict=True))
+    for kind, answer in (*alone.items(), *together):
+        assert isinstance(answer, PayoutRow) == (kind in CALLS_BY_MODE[mode]), (mode, kind)
+        assert isinstance(answer, PayoutRow) or answer is NotBegun.MODE
+
+
+async def test_l9_a_begin_that_does_not_say_what_it_is_is_refused_most(harness: Harness) -> None:
+    """L9: a forgotten kind stops a call; it never lets one leave."""
+    row = await inserted(harness.ledger, 1, score_basis_points=1_000)
+    await harness.ledger.set_mode(Mode.EMERGENCY, "operator-1", "a test", 0)
+    assert await harness.ledger.begin(step(row), OWNER, 60) is NotBegun.MODE
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize(
+    ("facts", "answer"),
+    [
+        ({"score_basis_points": 6_999}, None),
+        ({"score_basis_points": 7_000}, NotBegun.REVIEW),
+        ({"score_basis_points": None}, NotBegun.REVIEW),
+        ({"score_basis_points": 9_000, "reviewer": "anna"}, None),
+        ({"score_basis_points": None, "reviewer": "anna"}, None),
+    ],
+)
+async def test_l9_e5_manual_review_submits_what_scored_low_or_was_approved(
+    harness: Harness, facts: dict[str, Any], answer: NotBegun | None, together: int
+) -> None:
+    """L9, E5: by what is stored, whatever a worker's settings are; questions and hand-backs are not held up."""
+    rows = [await inserted(harness.ledger, number, **facts) for number in range(1, together + 1)]
+    await harness.ledger.set_mode(Mode.MANUAL_REVIEW, "operator-1", "a test", 0)
+    submitted = await asyncio.gather(*(harness.ledger.begin(step(row), row.payout_id, 60) for row in rows))
+    assert {found if isinstance(found, NotBegun) else None for found in submitted} == {answer}
+    other = await inserted(harness.ledger, 8, **facts)
+    asked = await harness.ledger.begin(step(other), OWNER, 60, Activity.ASK)
+    assert isinstance(asked, PayoutRow)
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_l9_e5_k4_only_what_the_mode_lets_go_on_is_due(harness: Harness, mode: Mode) -> None:
+    """L9, E5, K4: what waits keeps its place in the schedule, and comes when the mode is normal again."""
+    past = await harness.now() - timedelta(minutes=1)
+    required, running = CompensationState.REQUIRED, CompensationState.RUNNING
+    stands: list[tuple[Activity, dict[str, Any]]] = [
+        (Activity.SCREEN, {"state": PayoutState.RECEIVED}),
+        (Activity.SCREEN, {"state": PayoutState.VALIDATED}),
+        (Activity.SUBMIT, {"state": PayoutState.CLEARED}),
+        (Activity.ASK, {"state": PayoutState.SUBMITTING}),
+        (Activity.ASK, {"state": PayoutState.PENDING}),
+        (Activity.ASK, {"state": PayoutState.UNKNOWN}),
+        (Activity.ASK, {"state": PayoutState.PAID}),
+        (Activity.COMPENSATE, {"state": PayoutState.DECLINED, "compensation": required}),
+        (Activity.ASK, {"state": PayoutState.DECLINED, "compensation": running}),
+        (Activity.ASK, {"state": PayoutState.DECLINED, "compensation": CompensationState.UNKNOWN}),
+    ]
+    rows = [
+        (kind, await inserted(harness.ledger, n, due_at=past, **facts)) for n, (kind, facts) in enumerate(stands, 1)
+    ]
+    assert [next_activity(row) for _, row in rows] == [kind for kind, _ in rows]
+    await harness.ledger.set_mode(mode, "operator-1", "a test", 0)
+    due = {entry.payout_id for entry in await harness.ledger.due(100, 60)}
+    assert due == {row.payout_id for kind, row in rows if kind in DRIVEN_BY_MODE[mode]}
+    await harness.ledger.set_mode(Mode.NORMAL, "operator-1", "over", 0)
+    later = {entry.payout_id for entry in await harness.ledger.due(100, 60)}
+    assert later == {row.payout_id for _, row in rows} - due
+
+
+async def test_l9_p9_of_two_who_saw_the_same_mode_one_is_told(harness: Harness) -> None:
+    """L9, P9: the second one's plan was made for a mode that is not in force any more; nothing of it is written."""
+    seen = await harness.ledger.mode()
+    first = await harness.ledger.set_mode(Mode.HALTED, "anna", "incident 7", 0, seen)
+    with pytest.raises(ModeMoved, match="anna") as told:
+        await harness.ledger.set_mode(Mode.NORMAL, "bertil", "nothing is wrong", 0, seen)
+    assert told.value.found == first == await harness.ledger.mode()
+    assert (await harness.ledger.set_mode(Mode.NORMAL, "bertil", "looked again", 0, first)).mode is Mode.NORMAL
 
 
 async def test_l9_a_held_or_leased_row_says_so_before_the_mode_does(harness: Harness) -> None:

@@ -12,17 +12,9 @@ from typing import Any
 
 import pytest
 
-from ledger.interface import (
-    Change,
-    Disposition,
-    InboundPosition,
-    IntakeRecord,
-    LeasesStillLive,
-    Ledger,
-    Mode,
-    RowRejected,
-)
+from ledger.interface import Change, Disposition, InboundPosition, IntakeRecord, LeasesStillLive, Ledger, RowRejected
 from ledger.memory import MemoryLedger
+from processors.payout.modes import Activity, Mode
 from processors.payout.row import CompensationState, FundingKind, PayoutRow, PayoutState
 from tests.contract.ledger.ledger_harness import PostgresHarness, adjustment_identity, identity, pull_key, sample_row
 
@@ -116,9 +108,10 @@ async def drawn(dice: random.Random, model: MemoryLedger) -> tuple[str, Operatio
         row = await model.read(sample_row(payout).payout_id) or sample_row(payout)
         change = drawn_change(dice, row)
         owner, seconds = f"worker-{dice.randrange(3)}", dice.choice([50.0, 300.0])
+        activity = dice.choice([Activity.SUBMIT, Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE])
         if name == "commit":
             return name, lambda ledger: ledger.commit(change)
-        return name, lambda ledger: ledger.begin(change, owner, seconds)
+        return name, lambda ledger: ledger.begin(change, owner, seconds, activity)
     return name, drawn_other(dice, name, payout)
 
 
@@ -147,7 +140,7 @@ def drawn_other(dice: random.Random, name: str, payout: int) -> Operation:
         return lambda ledger: ledger.verified_up_to("payout_requests", partition, offset)
     if name == "verified":
         return lambda ledger: verified(ledger, "payout_requests")
-    mode = dice.choice([Mode.NORMAL, Mode.NORMAL, Mode.HALTED])
+    mode = dice.choice([Mode.NORMAL, Mode.NORMAL, Mode.NORMAL, *Mode])
     return lambda ledger: mode_word(ledger, mode)
 
 
@@ -198,6 +191,8 @@ def drawn_change(dice: random.Random, row: PayoutRow) -> Change:
         "due_at": drawn_moment(dice),
         "announce_version": row.announce_version + dice.randrange(2),
         "reason": dice.choice([None, "words", "zero\0byte"]) if dice.random() < 0.3 else row.reason,
+        "score_basis_points": dice.choice([None, 100, 6_999, 7_000]),
+        "reviewer": dice.choice([None, None, "anna"]),
         "attempts": 2**63 if dice.random() < 0.03 else row.attempts + 1,
     }
     if dice.random() < 0.4:

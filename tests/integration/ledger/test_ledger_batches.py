@@ -17,9 +17,10 @@ import pytest
 
 from ledger import statements
 from ledger.connections import Timeouts
-from ledger.interface import CommitUnknown, Inserted, LedgerError, LedgerUnavailable, Mode, NotBegun, RowRejected
+from ledger.interface import CommitUnknown, Inserted, LedgerError, LedgerUnavailable, NotBegun, RowRejected
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresLedger
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from tests.contract.ledger.ledger_harness import (
     ACTOR,

@@ -15,9 +15,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ledger.interface import Inserted, LeasesStillLive, Mode, NotBegun
+from ledger.interface import Inserted, LeasesStillLive, NotBegun
 from ledger.postgres import PostgresLedger
 from ledger.statements import LOCK_SPACE, MODE_LOCK
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from tests.contract.ledger.ledger_harness import ACTOR, committed, inserted, sample_row, step
 

@@ -14,9 +14,10 @@ import asyncpg
 import pytest
 
 from ledger.connections import IDLE_IN_TRANSACTION_SECONDS, Timeouts
-from ledger.interface import Change, CommitUnknown, Inserted, LedgerError, LedgerUnavailable, Mode
+from ledger.interface import Change, CommitUnknown, Inserted, LedgerError, LedgerUnavailable
 from ledger.migrate import migrate
 from ledger.postgres import PostgresLedger
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow, PayoutState
 from sandbox.servers.postgres import PostgresServer
 from tests.contract.ledger.ledger_harness import ACTOR, OWNER, committed, inserted, sample_row, step

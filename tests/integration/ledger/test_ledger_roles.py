@@ -15,11 +15,12 @@ import asyncpg
 import pytest
 
 from ledger import roles
-from ledger.interface import LedgerUnavailable, Mode, ModeRecord
+from ledger.interface import LedgerUnavailable, ModeRecord
 from ledger.migrate import migrate, migration_status, migrator
 from ledger.operator_notes import BACKUP_BEGUN, note
 from ledger.postgres import PostgresLedger
 from ledger.roles import RoleNames, grant_roles, look, role_statements
+from processors.payout.modes import Mode
 from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS
 from sandbox.servers.postgres import PostgresServer
 from tests.contract.ledger import test_ledger_contract as contract

@@ -10,11 +10,12 @@ import asyncpg
 import pytest
 
 from ledger import migrate as migration
-from ledger.interface import LedgerUnavailable, Mode
+from ledger.interface import LedgerUnavailable
 from ledger.migrate import VERSION_TABLE, migrate, migration_status
 from ledger.postgres import PostgresLedger
 from ledger.statements import LOCK_SPACE, MIGRATION_LOCK
 from ledger.values import COLUMNS, column_values, sql_type
+from processors.payout.modes import Mode
 from processors.payout.row import DestinationKind, PayoutState
 from tests.contract.ledger.ledger_harness import PostgresHarness, committed, identity, inserted, sample_row, step
 

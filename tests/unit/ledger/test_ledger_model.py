@@ -20,11 +20,11 @@ from ledger.interface import (
     Inserted,
     LeasesStillLive,
     LedgerUnavailable,
-    Mode,
     NotBegun,
     RowRejected,
 )
 from ledger.memory import Fault, MemoryLedger
+from processors.payout.modes import Activity, Mode, allows, needs_reviewer, next_activity
 from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS, PayoutRow, PayoutState
 from tests.contract.ledger.ledger_harness import (
     OWNER,
@@ -111,18 +111,28 @@ class LedgerMachine(RuleBasedStateMachine):
             kept = (None, None) if owner == row.lease_owner else (row.lease_owner, row.lease_until)
             assert (changed.lease_owner, changed.lease_until) == kept
 
-    @rule(number=PAYOUTS, owner=st.sampled_from(["a", "b"]), seconds=st.integers(1, 100))
-    def begin(self, number: int, owner: str, seconds: int) -> None:
+    @rule(
+        number=PAYOUTS,
+        owner=st.sampled_from(["a", "b"]),
+        seconds=st.integers(1, 100),
+        activity=st.sampled_from([Activity.SUBMIT, Activity.ASK, Activity.COMPENSATE]),
+    )
+    def begin(self, number: int, owner: str, seconds: int, activity: Activity) -> None:
         row, mode = self.row(number), finished(self.ledger.mode()).mode
-        answer = finished(self.ledger.begin(step(row, state=PayoutState.SUBMITTING), owner, float(seconds)))
+        change = step(row, state=PayoutState.SUBMITTING)
+        answer = finished(self.ledger.begin(change, owner, float(seconds), activity))
         leased = row.lease_until is not None and row.lease_until > self.time
+        forbidden = not allows(mode, activity)
+        unreviewed = mode is Mode.MANUAL_REVIEW and activity is Activity.SUBMIT and needs_reviewer(row)
         if isinstance(answer, PayoutRow):
-            assert mode is Mode.NORMAL
+            assert not forbidden
+            assert not unreviewed
             assert not row.held
             assert not leased
             assert (answer.lease_owner, answer.lease_until) == (owner, self.time + timedelta(seconds=seconds))
         else:
-            allowed = {NotBegun.HELD: row.held, NotBegun.LEASED: leased, NotBegun.MODE: mode is Mode.HALTED}
+            allowed = {NotBegun.HELD: row.held, NotBegun.LEASED: leased, NotBegun.MODE: forbidden}
+            allowed |= {NotBegun.REVIEW: unreviewed}
             assert allowed.get(answer, row.payout_id not in self.first)
 
     @rule(seconds=st.integers(1, 120))
@@ -133,10 +143,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def due(self, limit: int) -> None:
         due = finished(self.ledger.due(limit, 60.0))
         assert len(due) <= limit
-        assert not due or finished(self.ledger.mode()).mode is Mode.NORMAL
         for entry in due:
             row = finished(self.ledger.read(entry.payout_id))
             assert row is not None
+            assert allows(finished(self.ledger.mode()).mode, next_activity(row))
             assert not row.held
             assert (row.version, row.due_at) == (entry.version, self.time + timedelta(seconds=60))
 

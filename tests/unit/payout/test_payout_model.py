@@ -36,6 +36,7 @@ from processors.payout.events import (
     ResolutionUndone,
     Resolved,
     Reviewed,
+    ReviewWanted,
     Screened,
     ScreeningVerdict,
     Unbuildable,
@@ -85,8 +86,8 @@ PUSH_FATES = (
     *GATEWAY_REFUSALS,
 )
 PEOPLE = (
-    "reviewer", "originator", "hold", "hold", "release", "release", "release", "requeue", "stage", "unbuildable",
-    "cancel",
+    "reviewer", "mode", "originator", "hold", "hold", "release", "release", "release", "requeue", "stage",
+    "unbuildable", "cancel",
 )  # fmt: skip
 COMPENSATING_CALLS = (CallKind.REVERSE, CallKind.ADJUST)
 QUERY_FATES = ("truth", "truth", "lag", "unavailable", "operator", "rate")
@@ -424,6 +425,8 @@ class PayoutMachine(RuleBasedStateMachine):
         match who:
             case "reviewer":
                 self._reviewer_decides(approved=favourable, right_case=right)
+            case "mode":
+                self._mode_wants_a_reviewer()
             case "originator":
                 self._originator_confirms(completed=favourable, right_name=right)
             case "hold":
@@ -528,6 +531,13 @@ class PayoutMachine(RuleBasedStateMachine):
         self._apply(Reviewed(case_id, approved, "reviewer-1", "SEEN"))
         if before.state is not PayoutState.IN_REVIEW or not right_case or before.review_case_id is None:
             assert self.row == before, "R1: only the open case's decision counts"
+
+    def _mode_wants_a_reviewer(self) -> None:
+        before = self.row
+        self._apply(ReviewWanted())
+        unsent = before.state is PayoutState.CLEARED and not before.ambiguous
+        if not unsent or before.reviewer is not None:
+            assert self.row == before, "E5, P3: what may have been paid, or was approved, is put before nobody"
 
     def _originator_confirms(self, *, completed: bool, right_name: bool) -> None:
         before = self.row

@@ -21,6 +21,7 @@ from ledger.interface import CommitUnknown, HistoryEntry, Ledger, LedgerUnavaila
 from ledger.memory import MemoryLedger
 from processors.compliance.decide import Thresholds
 from processors.compliance.watch_list import load_watch_list
+from processors.payout.modes import Activity, Mode
 from processors.payout.row import PayoutRow
 from processors.payout.schedule import Schedule
 from processors.personal_data import seal_for_processor
@@ -42,6 +43,7 @@ from streams.handlers import StageHandlers
 from streams.intake import Intake
 from streams.keys import Keys
 from streams.metrics import Metrics
+from streams.modes import ACTIVITY_OF_TOPIC, ModeWatch
 from streams.publisher import BrokerUnavailable, Publisher, PublishUnconfirmed
 from streams.pump import Handler, Record
 from streams.request_reader import KeyedRequestReader
@@ -343,6 +345,7 @@ class Worker:
     handlers: Mapping[str, Handler]
     stage_handlers: StageHandlers
     sweeper: Sweeper
+    mode: ModeWatch
 
 
 class World:
@@ -387,6 +390,8 @@ class World:
         owner = f"worker-{self.workers}"
         ledger = cast("Ledger", BoundedLedger(self.model, self.boundary))
         gate, metrics = Gate(), Metrics()
+        mode = ModeWatch(ledger, metrics)
+        mode.saw(Mode.NORMAL)
         pauses = VisaPauses(
             after_failures=self.settings.visa_pause_after_failures,
             probe_max_seconds=self.settings.visa_probe_max_seconds,
@@ -402,6 +407,7 @@ class World:
             on_unconfirmed=self.unconfirmed.append,
             metrics=metrics,
             request_ids=self.settings.request_ids,
+            permitted=lambda: mode.until(Activity.PUBLISH),
             tracing=self.tracing,
         )
         announcer = Announcer(ledger, publisher)
@@ -433,6 +439,7 @@ class World:
             owner=owner,
             metrics=metrics,
             clock=self.clock,
+            allows=mode.allows,
         )
         intake = Intake(
             ledger,
@@ -464,8 +471,11 @@ class World:
             clock=self.clock,
             metrics=metrics,
             is_visa_paused=lambda: pauses.stop_payouts,
+            may_publish=lambda: mode.allows(Activity.PUBLISH),
         )
-        return Worker(owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper)
+        return Worker(
+            owner, gate, metrics, publisher, announcer, driver, calls, handlers, stage_handlers, sweeper, mode
+        )
 
     async def _let_pass(self, event: asyncio.Event, seconds: float | None) -> None:
         """Who waits for Visa in this world lets its time pass; one who waits for another's probe lets that one run."""
@@ -585,6 +595,12 @@ class World:
 
     # --- running ---
 
+    async def set_mode(self, mode: Mode, *, obeyed: bool = True) -> None:
+        """`payouts modes set`, and what the worker sees of it; a worker that has not looked yet does not obey."""
+        await self.model.set_mode(mode, "operator", "a test", 0.0)
+        if obeyed:
+            await self.worker.mode.look()
+
     async def deliver(self, record: Record, worker: Worker | None = None) -> None:
         """Hand one record to its handler, whether or not it was handled before."""
         with self.tracing.hop(record):
@@ -597,6 +613,8 @@ class World:
         """
         delivered = 0
         for topic in self.worker.handlers:
+            if not self.worker.mode.allows(ACTIVITY_OF_TOPIC[topic]):
+                continue  # its pump stands
             while self.next_offset[topic] < len(self.broker.topics[topic]):
                 await self.deliver(self.broker.topics[topic][self.next_offset[topic]])
                 self.next_offset[topic] += 1

@@ -226,3 +226,27 @@ async def test_a_long_pause_never_makes_the_consumer_leave_its_group(app: Payout
     made._closed = True  # it was never started
     year_ms = 365 * 86_400 * 1000
     assert made._max_poll_interval_ms > year_ms
+
+
+async def test_e5_k8_a_partition_whose_agent_stands_is_not_fetched_and_what_was_fetched_is_not_dropped(
+    app: PayoutsApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E5, K8: Faust skips fetched records of a paused partition, which would be a hole; of a buffered one it does not.
+
+    Room in the buffer does not end it, the mode does; and a partition that was lost meanwhile is not asked for again.
+    """
+    other, lost = TP("payout_retry", 0), TP("payout_requests", 1)
+    monkeypatch.setattr(OrderedConsumer, "assignment", lambda _: {PLACE, other})
+    consumer = consumer_of(app)
+    consumer._active_partitions = {PLACE, other, lost}
+    standing = {"payout_requests"}
+    app.stands = standing.__contains__
+    app.stand(("payout_requests", 0))
+    app.stand(("payout_requests", 1))
+    assert consumer._get_active_partitions() == {other}
+    assert {PLACE, lost} <= consumer._buffered_partitions, "what is fetched already is handed out"
+    consumer.on_buffer_drop(PLACE)
+    assert consumer._get_active_partitions() == {other}
+    standing.clear()
+    app.go_on()
+    assert consumer._get_active_partitions() == {PLACE, other}

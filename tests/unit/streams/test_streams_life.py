@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ledger.interface import CommitUnknown, LedgerUnavailable, Mode, RowRejected
+from ledger.interface import CommitUnknown, LedgerUnavailable, RowRejected
 from processors.payout.events import Held, Released
+from processors.payout.modes import Mode
 from processors.payout.row import PayoutRow
 from processors.visa.exchange import Answered, Failed, FailureCause
 from processors.visa.identity import Operation

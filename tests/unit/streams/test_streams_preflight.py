@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ledger.interface import Mode
 from processors.payout.events import CallKind
+from processors.payout.modes import Mode
 from processors.visa.exchange import Answered, BodyProblem, Failed, FailureCause
 from processors.visa.identity import PREFLIGHT_QUESTIONS, Operation
 from processors.visa.requests import VisaRequest

@@ -30,6 +30,21 @@ async def nothing_is_there(_: Slot, __: range) -> int | None:
     return None
 
 
+class Switch:
+    """The mode as a pump asks for it: open, until the test closes it."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.event.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self.event.is_set()
+
+    async def passed(self) -> None:
+        await self.event.wait()
+
+
 @dataclass
 class Faust:
     """Gives events to a pump and notes what it acknowledges."""
@@ -46,6 +61,9 @@ class Faust:
     losses: list[str] = field(default_factory=list)
     went_back: list[Slot] = field(default_factory=list)
     judge: Judge = field(default_factory=lambda: nothing_is_there)
+    admission: "Switch | None" = None
+    """None: a pump that nothing makes stand."""
+    stood: list[Slot] = field(default_factory=list)
 
     def event(self, offset: int, **changes: Any) -> Any:
         """One event; `ack` notes its offset."""
@@ -85,6 +103,8 @@ class Faust:
             went_back=self.went_back.append,
             judge=lambda slot, hole: self.judge(slot, hole),
             on_loss=self.losses.append,
+            admission=self.admission,
+            stand=self.stood.append,
             tracing=tracing,
         )
 
@@ -264,6 +284,82 @@ async def test_an_event_that_waited_while_its_partition_was_lost_is_not_acknowle
     await asyncio.wait_for(running, 1.0)
     await let_run()
     assert faust.acknowledged == []
+
+
+async def test_l9_k1_an_agent_that_stands_takes_nothing_and_goes_on_in_order_where_it_stood() -> None:
+    """L9, E5, K1: no record is started while the mode forbids it, none is acknowledged, none is lost, none overtakes.
+
+    Its events are taken out of the stream all the same: else Faust, which hands the events of all topics out in one
+    loop, would wait for room in this one's buffer and starve the topics that go on.
+    """
+    faust = Faust(admission=Switch())
+    handled: list[int] = []
+
+    async def handler(record: Record) -> None:
+        handled.append(record.offset)
+
+    assert faust.admission is not None
+    pump = faust.pump(handler)
+    running = asyncio.create_task(pump.run(faust.events()))
+    faust.give(faust.event(10))
+    await until(lambda: handled == [10])
+    faust.admission.event.clear()
+    faust.give(*(faust.event(offset) for offset in range(11, 700)))
+    await until(faust.queue.empty)
+    await let_run()
+    assert handled == faust.acknowledged == [10]
+    assert (set(faust.stood), pump.in_work) == ({("payout_requests", 0)}, 0)
+    faust.admission.event.set()
+    faust.give(*(faust.event(offset) for offset in range(700, 710)), None)
+    await asyncio.wait_for(running, 5.0)
+    await until(lambda: not pump.in_work)
+    assert faust.acknowledged == sorted(handled) == list(range(10, 710))
+    assert faust.losses == []
+
+
+async def test_l9_k1_what_an_agent_kept_while_it_stood_is_nobodys_after_its_partitions_were_lost() -> None:
+    """L9, K1: whoever has the partition then reads it again; started here it would be acknowledged twice."""
+    faust = Faust(admission=Switch())
+    handled: list[int] = []
+
+    async def handler(record: Record) -> None:
+        handled.append(record.offset)
+
+    assert faust.admission is not None
+    pump = faust.pump(handler)
+    running = asyncio.create_task(pump.run(faust.events()))
+    faust.admission.event.clear()
+    faust.give(*(faust.event(offset) for offset in range(10, 20)))
+    await until(faust.queue.empty)
+    pump.forget()
+    faust.generation += 1
+    faust.give(faust.event(10), faust.event(11))
+    faust.admission.event.set()
+    faust.give(None)
+    await asyncio.wait_for(running, 5.0)
+    await until(lambda: not pump.in_work)
+    assert sorted(handled) == faust.acknowledged == [10, 11]
+
+
+async def test_l9_a_mode_that_changes_back_and_forth_loses_nothing() -> None:
+    """L9: the agent stands, goes on, stands again in the middle of what it kept."""
+    faust = Faust(admission=Switch())
+    dice = random.Random(7)
+    assert faust.admission is not None
+    switch = faust.admission
+
+    async def handler(_: Record) -> None:
+        (switch.event.clear if dice.random() < 0.3 else switch.event.set)()
+        await asyncio.sleep(0)
+
+    pump = faust.pump(handler)
+    running = asyncio.create_task(pump.run(faust.events()))
+    faust.give(*(faust.event(offset) for offset in range(10, 300)), None)
+    while not running.done():
+        await let_run(3)
+        switch.event.set()
+    await until(lambda: not pump.in_work)
+    assert faust.acknowledged == list(range(10, 300))
 
 
 async def test_a_reader_that_goes_back_does_not_let_unfinished_work_be_passed() -> None:

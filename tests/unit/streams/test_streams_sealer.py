@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -71,12 +71,12 @@ class Broker:
         return confirmed
 
 
-def sealer(history: History, broker: Broker) -> Sealer:
+def sealer(history: History, broker: Broker, is_permitted: Callable[[], bool] = lambda: True) -> Sealer:
     codec, metrics = Codec(PinnedResolver()), Metrics()
     publisher = Publisher(
         broker.send, codec, prefix="t-", unconfirmed_seconds=5.0, on_unconfirmed=pytest.fail, metrics=metrics
     )
-    return Sealer(cast("Seals", history), publisher, codec, prefix="t-", metrics=metrics)
+    return Sealer(cast("Seals", history), publisher, codec, prefix="t-", metrics=metrics, is_permitted=is_permitted)
 
 
 async def published(broker: Broker) -> list[dict[str, Any]]:
@@ -109,6 +109,17 @@ async def test_k2_l10_what_the_broker_refused_is_sent_again_in_order() -> None:
     await one.seal_once()
     assert [record["sequence"] for record in await published(broker)] == [1, 2, 3, 1, 2, 3, 4, 5]
     assert history.published == 5
+
+
+async def test_e5_l10_what_happens_in_a_mode_that_keeps_the_audit_in_is_sealed_and_published_afterwards() -> None:
+    """E5 (`halted`), L10: nothing of the history is lost, and its order is kept."""
+    history, broker, let_out = History(5), Broker(), False
+    one = sealer(history, broker, lambda: let_out)
+    assert await one.seal_once() is False
+    assert (history.unsealed, broker.taken) == (5, [])
+    let_out = True
+    await one.seal_once()
+    assert [record["sequence"] for record in await published(broker)] == [1, 2, 3, 4, 5]
 
 
 async def test_l11_a_database_that_nobody_has_looked_at_is_neither_sealed_nor_published() -> None:

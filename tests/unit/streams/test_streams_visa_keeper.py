@@ -307,6 +307,24 @@ async def test_a_signal_reloads_this_worker(bench: Bench) -> None:
     assert bench.orders.reports[-1][3]["mle_key_id"] == "new"
 
 
+async def test_e5_in_isolation_no_new_connection_is_tried_and_orders_wait(files: Files) -> None:
+    """E5, S3-36: neither an order, a signal nor replaced files make a socket; all of it is done afterwards."""
+    open_again = False
+    bench = Bench(files, files.settings(), may_connect=lambda: open_again or not bench.orders.given)
+    await bench.keeper.turn()
+    bench.settings = rotated(bench.files)
+    number = bench.orders.give(Action.RELOAD)
+    bench.keeper.ask_to_reload()
+    for _ in range(3):
+        await bench.keeper.turn()
+    assert len(bench.connected) == 1
+    assert bench.result() != (number, "success")
+    open_again = True
+    await bench.keeper.turn()
+    assert bench.in_use()[1] == "new"
+    assert bench.orders.reports[-1][0] == number
+
+
 async def test_replaced_files_are_used_when_all_of_them_stand_still(bench: Bench) -> None:
     """S0-05: a certificate without its key is half of a rotation, not a failure."""
     before = bench.in_use()

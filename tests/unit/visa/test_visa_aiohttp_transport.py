@@ -445,3 +445,40 @@ async def test_looking_for_an_end_of_idle_connections_has_no_limit_of_descriptor
     finally:
         for one in held:
             one.close()
+
+
+# --- no socket is left where the mode lets no call leave ----------------------------------------------------------
+
+
+@both_loops
+def test_e5_idle_connections_are_closed_at_once_and_calls_under_way_are_not(pki: Pki, loop_factory: Loops) -> None:
+    """E5 (`isolation`), L3: the server sees the idle one go; a call that was begun before gets its answer."""
+    slow, let_go, gone = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Received) -> None:
+        number = len(seen.server.connections)
+        while request := await read_request(reader, seen):
+            if b"corr-2" in request:
+                slow.set()
+                await let_go.wait()
+            writer.write(reply(200, answer(number)))
+            await writer.drain()
+        gone.append(number)
+
+    async def story() -> None:
+        async with tls_server(pki, behave) as (port, seen), client(pki, port) as visa:
+            under_way = asyncio.create_task(send(visa, push(2)))
+            await slow.wait()
+            assert number_in(await send(visa, push(1))) == 2
+            visa.close_idle()
+            visa.close_idle()
+            await until(lambda: gone == [2])
+            assert idle_protocols(visa) == []
+            let_go.set()
+            assert number_in(await under_way) == 1
+            visa.close_idle()
+            await until(lambda: gone == [2, 1])
+            assert number_in(await send(visa, push(3))) == 3
+            assert len(seen.connections) == 3
+
+    run(loop_factory, story())
