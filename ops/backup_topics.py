@@ -14,7 +14,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ from streams.settings import Settings
 from streams.topic_ids import TopicIds, note_of
 
 POLL_SECONDS: Final = 0.5
+REQUESTS: Final = "payout_requests"
 GROUPS_ARE_COMING: Final = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -165,21 +166,29 @@ def _members(settings: Settings) -> int:
 
 
 def plan_offsets(
-    settings: Settings, saved: Offsets, known: Mapping[Place, int], *, with_records: bool
+    settings: Settings,
+    saved: Offsets,
+    known: Mapping[Place, int],
+    *,
+    with_records: bool,
+    topics_of_backup: bool = False,
+    to_be_filled: Mapping[Place, int] | None = None,
 ) -> list[OffsetStep]:
     """What would be committed now. `known`: behind the last record that the ledger knows, of each inbound partition.
 
-    `with_records`: this very run filled the topics from the same backup, each record at its old place; else offsets of
-    a topic with another id name other records. Never moves a partition forward. One that had nothing committed, or came
-    later, goes back to its first record where something is committed now. Raises CommandFailed (refused) for offsets
-    that are ahead of the ledger or of the topic, KafkaException.
+    `with_records`: the topics were filled from the same backup, each record at its old place; else offsets of a topic
+    with another id name other records. `topics_of_backup`: it holds their records, so that empty topics are to be
+    filled first. `to_be_filled`: the ends that they will have, in a dry run that does not fill them. Never moves a
+    partition forward. One that had nothing committed, or came later, goes back to its first record where something is
+    committed now. Raises CommandFailed (refused) for offsets that are ahead of the ledger or of the topic, and for
+    topics that are not filled yet, KafkaException.
     """
     if saved.group != settings.group:
         raise refused(
             f"the offsets are those of the group {saved.group}, not of {settings.group}",
             next_step="set PAYOUTS_TOPIC_PREFIX as it was",
         )
-    ahead = ahead_of(saved, known, _names(settings, INBOUND_TOPICS))
+    ahead = ahead_of(saved, known, _names(settings, [REQUESTS]))
     if ahead:
         raise refused(
             "these offsets are ahead of this ledger: the requests between them would be read by nobody",
@@ -192,10 +201,37 @@ def plan_offsets(
     here = Here(
         now=committed_offsets(settings, places),
         firsts=offsets(admin, places, earliest_offset()),
-        ends=offsets(admin, places, latest_offset()),
+        ends={**offsets(admin, places, latest_offset()), **(to_be_filled or {})},
         ids=topic_ids(settings, list(present)),
     )
-    return steps_of(saved, here, with_records=with_records)
+    if topics_of_backup and not with_records and are_unfilled(saved, here.ends):
+        raise refused(
+            "the topics of this backup were not put back yet",
+            why="they are empty, so that its offsets name records that are not there",
+            next_step="put the topics back first: `payouts ledger restore DIRECTORY --part topics`",
+        )
+    return steps_of(no_further_than(saved, known, _names(settings, INBOUND_TOPICS)), here, with_records=with_records)
+
+
+def are_unfilled(saved: Offsets, ends: Mapping[Place, int]) -> bool:
+    """Whether no topic holds anything, and some held records when they were saved. Pure."""
+    return not any(ends.values()) and any(one.end for one in saved.committed)
+
+
+def no_further_than(saved: Offsets, known: Mapping[Place, int], inbound: Sequence[str]) -> Offsets:
+    """The same, but of no inbound partition more than the ledger is sure to know: what is before was answered. Pure.
+
+    Of decisions and confirmations it notes a place only when it has looked them up (K9), a moment after the commit.
+    """
+    return replace(
+        saved,
+        committed=[
+            one
+            if one.offset is None or one.topic not in inbound
+            else replace(one, offset=min(one.offset, known.get((one.topic, one.partition), 0)))
+            for one in saved.committed
+        ],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +275,7 @@ def _step(place: Place, one: Committed | None, here: Here, *, with_records: bool
     if one is None and current is None:
         return None
     # Nothing was committed when the ledger was read: what is committed now may be ahead of it.
-    wanted = here.firsts[place] if one is None or one.offset is None else one.offset
+    wanted = here.firsts[place] if one is None or one.offset is None else max(one.offset, here.firsts[place])
     if wanted > here.ends[place]:
         raise refused(
             f"{topic}-{place[1]} ends at {here.ends[place]}, before the offset {wanted}",
@@ -340,15 +376,16 @@ def _bytes(text: str | None) -> bytes | None:
 def import_topics(settings: Settings, directory: Path, *, dry_run: bool) -> dict[str, int]:
     """Write every record back at its place, into empty topics; how many of each topic.
 
-    Raises CommandFailed: refused (a topic with records, other partitions, or records that had no place from the first
-    on), unreachable. KafkaException.
+    Raises CommandFailed: refused (a topic with records, other partitions, or places without a record), unreachable.
+    KafkaException.
     """
-    files = sorted(directory.glob("*.jsonl.gz"))
-    heads = [_head(path) for path in files]
+    files = topic_files(directory)
+    heads = [head_of(path) for path in files]
     admin = connect_admin(settings)
     present = our_topics(admin, settings, TOPICS)
-    for head in heads:
+    for path, head in zip(files, heads, strict=True):
         _check_topic(settings, head, present)
+        check_places(path, head)
     counts = {}
     with progress("writing topics", len(files)) as step:
         for path, head in zip(files, heads, strict=True):
@@ -359,7 +396,35 @@ def import_topics(settings: Settings, directory: Path, *, dry_run: bool) -> dict
     return counts
 
 
-def _head(path: Path) -> dict[str, Any]:
+def topic_files(directory: Path) -> list[Path]:
+    """The files of the topics, in the order in which they are put back."""
+    return sorted(directory.glob("*.jsonl.gz"))
+
+
+def ends_of(directory: Path) -> dict[Place, int]:
+    """Where each partition will end when it is filled."""
+    heads = map(head_of, topic_files(directory))
+    return {(head["topic"], number): end for head in heads for number, (_, end) in head["partitions"].items()}
+
+
+def check_places(path: Path, head: Mapping[str, Any]) -> None:
+    """Every place from 0 to the end holds a record. Raises CommandFailed (refused): then nothing was written yet."""
+    following = dict.fromkeys(head["partitions"], 0)
+    missing = 0
+    for line in _lines(path):
+        missing += line["offset"] - following[line["partition"]]
+        following[line["partition"]] = line["offset"] + 1
+    missing += sum(end - following[number] for number, (_, end) in head["partitions"].items())
+    if missing:
+        raise refused(
+            f"{missing} places of {head['topic']} hold no record (a producer's transactions, compaction)",
+            why="what is written behind such a place would stand at another one than the ledger says",
+            next_step="put back the ledger alone (--part ledger): workers read an empty topic from its first record",
+        )
+
+
+def head_of(path: Path) -> dict[str, Any]:
+    """Topic, and partition to first and end offset."""
     with gzip.open(path, "rt", encoding="ascii") as file:
         head: dict[str, Any] = json.loads(file.readline())
     head["partitions"] = {int(number): tuple(span) for number, span in head["partitions"].items()}
@@ -410,12 +475,10 @@ def _filled(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
         if problems:
             break
     producer.flush(DELIVERY_SECONDS + ADMIN_SECONDS)
-    ends = sum(end for _, end in head["partitions"].values())
-    if problems or count != ends:
-        why = problems[0] if problems else f"{ends - count} places hold no record (transactions, compaction)"
+    if problems:
         raise unreachable(
             f"{head['topic']} could not be put back as it was",
-            why=why,
+            why=problems[0],
             next_step="delete the topics, make them anew, and run it again, or put the ledger back alone",
         )
     return count
