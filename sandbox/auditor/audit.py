@@ -20,6 +20,7 @@ def read_life(
     journal: Path,
     *,
     bootstrap_servers: str,
+    stand_in_admin_url: str,
     topic_prefix: str = "",
     card_numbers: Sequence[str],
     say: Callable[[str], None] = lambda _: None,
@@ -30,7 +31,8 @@ def read_life(
     """
     with collection_paused():
         evidence = Evidence(b"", accepted=read_journal(journal))
-        search = CardNumberSearch(card_numbers)
+        identifiers = {entry.transaction_identifier for entry in read_stand_in(stand_in_admin_url)}
+        search = CardNumberSearch(card_numbers, transaction_identifiers=identifiers)
         read_topics(evidence, search, bootstrap_servers=bootstrap_servers, topic_prefix=topic_prefix, say=say)
         return evidence
 
