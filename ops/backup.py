@@ -51,13 +51,13 @@ from ops.environment import DATABASE, KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused, usage_error
 from ops.kafka import connect_admin, our_topics
-from ops.lag_look import CONSUMED
 from ops.money_text import amount_text
 from ops.offset_apply import locked
 from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, YesOption, answers, said, who
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message, to_json
 from ops.private_files import write_private
+from schemas.topics import READ_BY_WORKERS
 from streams.settings import Settings
 
 CODES: Final = (ExitCode.FOUND, ExitCode.REFUSED, ExitCode.GROUP_ACTIVE, ExitCode.UNREACHABLE)
@@ -438,7 +438,7 @@ async def _known(settings: Settings, manifest: Manifest) -> tuple[dict[tuple[str
 
 
 def _ids_now(settings: Settings) -> dict[str, str]:
-    return topic_ids(settings, list(our_topics(connect_admin(settings), settings, CONSUMED)))
+    return topic_ids(settings, list(our_topics(connect_admin(settings), settings, READ_BY_WORKERS)))
 
 
 async def _topics_noted(settings: Settings, manifest: Manifest, name: str, why: str) -> None:

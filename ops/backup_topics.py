@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are exported
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from ops.asynchronous import run
 from ops.failures import CommandFailed, refused, unreachable
@@ -27,6 +33,7 @@ from ops.kafka import (
     ADMIN_SECONDS,
     DELIVERY_SECONDS,
     Reading,
+    answer,
     committed_offsets,
     connect_admin,
     earliest_offset,
@@ -51,6 +58,8 @@ from streams.topic_ids import TopicIds, note_of
 
 POLL_SECONDS: Final = 0.5
 REQUESTS: Final = "payout_requests"
+BROKERS_TIME: Final = "LogAppendTime"
+PRODUCERS_TIME: Final = "CreateTime"
 GROUPS_ARE_COMING: Final = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -325,7 +334,7 @@ def export_topics(settings: Settings, directory: Path) -> dict[str, int]:
     """Write every record of every topic of ours; how many of each. Raises CommandFailed, KafkaException."""
     admin = connect_admin(settings)
     counts = {}
-    with progress("reading topics", len(TOPICS)) as step:
+    with progress("reading topics", len(TOPICS)) as step, reader(settings) as consumer:
         for name, partitions in our_topics(admin, settings, TOPICS).items():
             to_read = spans(admin, {name: partitions}, since=None)
             with gzip.open(directory / f"{name}.jsonl.gz", "wt", encoding="ascii") as file:
@@ -334,12 +343,10 @@ def export_topics(settings: Settings, directory: Path) -> dict[str, int]:
                     "partitions": {span.partition: [max(0, span.first), span.end] for span in to_read},
                 }
                 file.write(json.dumps(head) + "\n")
-                with reader(settings) as consumer:
-                    reading = Reading(consumer, to_read, follow=False, timeout_seconds=None)
-                    count = 0
-                    for record in reading.records():
-                        file.write(json.dumps(_line(record)) + "\n")
-                        count += 1
+                count = 0
+                for record in Reading(consumer, to_read, follow=False, timeout_seconds=None).records():
+                    file.write(json.dumps(_line(record)) + "\n")
+                    count += 1
             (directory / f"{name}.jsonl.gz").chmod(0o600)
             counts[name] = count
             step()
@@ -384,13 +391,13 @@ def import_topics(settings: Settings, directory: Path, *, dry_run: bool) -> dict
     admin = connect_admin(settings)
     present = our_topics(admin, settings, TOPICS)
     for path, head in zip(files, heads, strict=True):
-        _check_topic(settings, head, present)
+        _check_topic(admin, head, present)
         check_places(path, head)
     counts = {}
     with progress("writing topics", len(files)) as step:
         for path, head in zip(files, heads, strict=True):
             expected = sum(end for _, end in head["partitions"].values())
-            written = expected if dry_run else _filled(settings, path, head)
+            written = expected if dry_run else _filled(settings, admin, path, head)
             counts[head["topic"]] = written
             step()
     return counts
@@ -431,7 +438,7 @@ def head_of(path: Path) -> dict[str, Any]:
     return head
 
 
-def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[str, int]) -> None:
+def _check_topic(admin: AdminClient, head: Mapping[str, Any], present: Mapping[str, int]) -> None:
     name, partitions = head["topic"], head["partitions"]
     if present.get(name) != len(partitions):
         raise refused(
@@ -447,8 +454,8 @@ def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[s
             next_step="put back the ledger alone (--part ledger): workers read an empty topic from its first record",
         )
     places = [(name, number) for number in partitions]
-    ends = offsets(connect_admin(settings), places, latest_offset())
-    firsts = offsets(connect_admin(settings), places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = offsets(admin, places, latest_offset())
+    firsts = offsets(admin, places, earliest_offset())
     if any(ends.values()) or any(firsts.values()):
         raise refused(
             f"{name} holds records already, or has held some",
@@ -457,7 +464,36 @@ def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[s
         )
 
 
-def _filled(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
+def _filled(settings: Settings, admin: AdminClient, path: Path, head: Mapping[str, Any]) -> int:
+    """Each record at its place and with its time, also where the broker gives times (`message.timestamp.type`).
+
+    Its time is what tells a request of the backup from another one at its place, and old ones from new ones (L11).
+    """
+    name, wanted = head["topic"], TOPICS[head["topic"].removeprefix(settings.payouts_topic_prefix)]
+    if wanted.timestamp_type != BROKERS_TIME:
+        return _produced(settings, path, head)
+    _set_timestamps(admin, name, PRODUCERS_TIME)
+    try:
+        return _produced(settings, path, head)
+    finally:
+        _set_timestamps(admin, name, BROKERS_TIME)
+
+
+def _set_timestamps(admin: AdminClient, topic: str, kind: str) -> None:
+    entry = ConfigEntry("message.timestamp.type", kind, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    try:
+        for future in admin.incremental_alter_configs([resource], request_timeout=ADMIN_SECONDS).values():
+            answer(future)
+    except KafkaException as error:
+        raise unreachable(
+            f"{topic} could not be set to {kind}",
+            why=reason_of(error),
+            next_step="delete the topics, make them anew, and run it again",
+        ) from None
+
+
+def _produced(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
     producer = Producer(producer_config(settings))
     problems: list[str] = []
     count = 0

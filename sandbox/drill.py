@@ -1,6 +1,6 @@
 """All servers are lost while payouts run, and everything is put back from a backup: nothing lost, nothing paid twice.
 
-    python -m sandbox.drill --payouts 400
+    python -m sandbox.drill
 
 Real Kafka and PostgreSQL, workers, the stand-in for Visa with faults of its own, originators and reviewers. The backup
 is taken by our own commands while payouts flow, which go on after it: so the backup is older than what happened. Then
@@ -61,14 +61,21 @@ from sandbox.worker_process import CommandFailed, run_command, worker_environmen
 from schemas.codec import BlockingCodec
 from schemas.topics import topic_name
 
-PAYOUTS: Final = 400
-FRESH: Final = 40
+BEFORE: Final = 150
+DURING: Final = 60
+AFTER: Final = 60
+FRESH: Final = 30
 RATE: Final = 25.0
 """Payouts a second that the originators ask for."""
 WORKERS: Final = 2
 PARTITIONS: Final = 3
-BACKUP_AT: Final = 0.55
-"""The part of the payouts that was sent when the backup begins."""
+PROCEDURE: Final = (
+    ("ledger", "restore", "--part", "ledger"),
+    ("ledger", "restore", "--part", "topics"),
+    ("ledger", "restore", "--part", "offsets"),
+    ("ledger", "adopt"),
+)
+"""What the runbook has an operator type, in its order; a test compares the two."""
 SENT_SECONDS: Final = 120.0
 READY_SECONDS: Final = 60.0
 WATCHED_SECONDS: Final = 2.0
@@ -78,10 +85,13 @@ MARGIN: Final = timedelta(seconds=2)
 """How much more than what is missing the originators send again: what is there already is a repeat."""
 STUCK_AFTER_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.2
+TOLD_SECONDS: Final = 2.0
+ASKED_AGAIN_SECONDS: Final = 8.0
 METADATA_SECONDS: Final = 20.0
 FLUSH_SECONDS: Final = 60.0
 SEEDS: Final = 1_000_000
 EXIT_INTERRUPTED: Final = 130
+LOOKED: Final = ("--reason", "DRILL: every server is lost", "--operator", "maria", "--dry-run")
 SAID: Final = ("--reason", "DRILL: every server is lost", "--operator", "maria", "--yes")
 REQUESTS: Final = "payout_requests"
 
@@ -111,6 +121,11 @@ API_FAULTS: Final = (
 
 PAID_SINCE: Final = "SELECT count(*) AS rows FROM payouts WHERE state = 'PAID' AND payout_id >= $1"
 STATES: Final = "SELECT state, count(*) AS rows FROM payouts GROUP BY 1 ORDER BY 1"
+HELD_OTHERWISE: Final = """
+SELECT count(*) AS rows FROM payouts WHERE held AND hold_reason NOT IN ('LEDGER_RESTORED', 'RESOLUTION_PROPOSED')
+    AND state NOT IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED')
+"""
+"""What a rule has found that only a person can read: it waits, seen, as in any other run."""
 HELD_FOR_US: Final = "SELECT count(*) AS rows FROM payouts WHERE held AND hold_reason = 'LEDGER_RESTORED'"
 
 FAILURES: Final = (
@@ -127,8 +142,14 @@ class DrillFailed(Exception):
 class Options:
     """How much is done, and what is done wrong on purpose."""
 
-    payouts: int = PAYOUTS
+    before: int = BEFORE
+    """Payouts until the backup begins."""
+    during: int = DURING
+    """Payouts that are sent while it is taken, at most: a slow machine takes long over it."""
+    after: int = AFTER
+    """Payouts that are sent when it is done, before everything is lost."""
     fresh: int = FRESH
+    """New ones in the second life."""
     rate: float = RATE
     workers: int = WORKERS
     seed: int = 1
@@ -250,17 +271,21 @@ class Drill:
         _payouts(self._environment, "ledger", "migrate")
         self._start_workers()
         people = self._people()
-        load = self._load(self._first_journal, 0, options.payouts)
-        self._until("the load before the backup", SENT_SECONDS, lambda: _sent(load) >= int(options.payouts * BACKUP_AT))
+        limit = [options.before + options.during]
+        load = self._load(self._first_journal, 0, lambda: limit[0])
+        self._until("the load before the backup", SENT_SECONDS, lambda: _sent(load) >= options.before)
         self._say(f"the backup begins: {load.sent} payouts were sent")
         with self._timed("backup"):
             everything = ("--include-offsets", "--include-topics", "--operator", "maria")
             _payouts(self._environment, "ledger", "backup", str(self._backup), *everything)
             shutil.copytree(self._directory / "keys", self._keys_backup)
-        self._outcome.facts["sent_at_backup"] = load.sent
-        self._until("the load after the backup", SENT_SECONDS, lambda: _sent(load) >= options.payouts)
-        load.finish()
+        backed_up = load.sent
+        limit[0] = backed_up + options.after
+        self._until("the load after the backup", SENT_SECONDS, lambda: _sent(load) >= limit[0])
         self._until("some of it at Visa", SENT_SECONDS, self._some_are_open)
+        load.finish()
+        self._first_fresh = load.sent
+        self._outcome.facts |= {"sent_with_backup": backed_up, "sent": load.sent}
         # From here on nobody writes: what is in flight at Visa takes its course.
         self._fleets[-1].kill_all()
         people.stop()
@@ -276,7 +301,7 @@ class Drill:
     def _disaster(self) -> None:
         self._lost_at = time.monotonic()
         self._say("every worker was killed; looking for the last time at what the brokers hold")
-        self._outcome.facts |= {f"lost_{row['state'].lower()}": row["rows"] for row in self._watch.fetch(STATES)}
+        self._outcome.facts |= {f"at_loss_{row['state'].lower()}": row["rows"] for row in self._watch.fetch(STATES)}
         self._earlier = read_life(
             self._first_journal,
             bootstrap_servers=self._servers.bootstrap_servers,
@@ -285,7 +310,6 @@ class Drill:
             card_numbers=planted_cards(),
         )
         self._outbox = list(_records(self._servers.bootstrap_servers, self._requests))
-        self._watch.close()
         looked = time.monotonic()
         shutil.rmtree(self._directory / "keys")
         with self._timed("destroy, empty servers"):
@@ -300,30 +324,31 @@ class Drill:
         self._begin_life()
         environment = self._environment
         restore = ("ledger", "restore", str(self._backup))
+        ledger, topics, offsets, adopt = (_with_backup(words, self._backup) for words in PROCEDURE)
         entries = self._money_moved()
         _payouts(environment, "topics", "ensure", "--replication-factor", "1", "--partitions", str(PARTITIONS))
         self._refused("topics before the ledger", (*restore, "--part", "topics", *SAID), 3, "--part ledger")
         self._refused("offsets before the ledger", (*restore, "--part", "offsets", *SAID), 3, "--part ledger")
         self._refused("adopting nothing", ("ledger", "adopt", *SAID), 6, "")
-        self._may("a look at all of it", (*restore, "--reason", "DRILL", "--dry-run"))
+        self._may("a look at all of it", (*restore, *LOOKED))
         with self._timed("restore the ledger"):
-            _payouts(environment, *restore, "--part", "ledger", *SAID)
+            _payouts(environment, *ledger, *SAID)
         self._refused("offsets before the topics", (*restore, "--part", "offsets", *SAID), 3, "--part topics")
         self._refused("a ledger over the ledger", (*restore, "--part", "ledger", *SAID), 3, "not empty")
         with self._timed("restore the topics"):
-            _payouts(environment, *restore, "--part", "topics", *SAID)
+            _payouts(environment, *topics, *SAID)
         self._refused("topics over topics", (*restore, "--part", "topics", *SAID), 3, "holds records already")
-        self._worker_before_adopting(restore)
         with self._timed("restore the offsets"):
-            _payouts(environment, *restore, "--part", "offsets", *SAID)
+            _payouts(environment, *offsets, *SAID)
+        self._worker_before_adopting(restore)
         lost = self._sent_since_the_backup()
         self._send_again(lost[: len(lost) // 2])
-        plan = self._may("what adopting does", ("ledger", "adopt", "--reason", "DRILL", "--dry-run"))
+        plan = self._may("what adopting does", ("ledger", "adopt", *LOOKED))
         self._outcome.facts["guard"] = plan["verdict"]
         if not plan["kafka_is_a_copy"]:
             self._outcome.problems.append("adopting does not know that the topics are a copy")
         with self._timed("adopt"):
-            _payouts(environment, "ledger", "adopt", *SAID)
+            _payouts(environment, *adopt, *SAID)
         if self._money_moved() != entries:
             self._outcome.problems.append("money moved before the copy was adopted")
         self._lost = lost[len(lost) // 2 :]
@@ -354,8 +379,8 @@ class Drill:
         options = self._options
         self._start_workers()
         self._outcome.seconds["workers again"] = time.monotonic() - self._lost_at
-        load = self._load(self._second_journal, options.payouts, options.fresh)
-        first = planned(options.seed, options.payouts).payout_id
+        load = self._load(self._second_journal, self._first_fresh, lambda: options.fresh)
+        first = planned(options.seed, self._first_fresh).payout_id
         self._until("a new payout paid", READY_SECONDS, lambda: self._watch.fetch(PAID_SINCE, first)[0]["rows"] > 0)
         self._outcome.seconds["first payout paid"] = time.monotonic() - self._lost_at
         self._until("the new payouts sent", SENT_SECONDS, lambda: _sent(load) >= options.fresh)
@@ -365,24 +390,33 @@ class Drill:
         two = TwoPeople(self._watch, self._said, lambda: known(self._earlier, read_stand_in(self._visa.admin_url)))
         # Decisions on what is held do not count: reviewers begin when the first look is done.
         two.look()
-        people = self._people()
+        self._asked_at, people = time.monotonic(), [self._people()]
         moved = datetime.now(UTC)
-        self._until("everything ended", ENDED_SECONDS, lambda: self._all_ended(two))
+        self._until("everything ended", ENDED_SECONDS, lambda: self._all_ended(two, people))
         self._outcome.seconds["all ended"] = time.monotonic() - self._lost_at
         self._outcome.facts |= {found.value: len(names) for found, names in two.done.items()}
         self._stopped_at = moved
-        people.stop()
+        people[-1].stop()
         self._fleets[-1].stop_all()
         self._outcome.facts["fired"] = sum(self._visa.fault_report()["fired"])
         self._visa.clear_faults()
 
-    def _all_ended(self, two: TwoPeople) -> bool:
+    def _all_ended(self, two: TwoPeople, people: list[People]) -> bool:
         two.look()
+        if time.monotonic() - self._asked_at > ASKED_AGAIN_SECONDS:
+            # Step 10: originators confirm again, and reviewers decide again, what did not count while it was held.
+            people[-1].stop()
+            self._asked_at = time.monotonic()
+            people.append(self._people())
         row = self._watch.fetch(OPEN_WORK, [])[0]
         aside = self._watch.fetch(SET_ASIDE)[0]["records"]
         unread = _end(self._servers.bootstrap_servers, self._requests) - row["rows"] - aside
         left_held = self._watch.fetch(HELD_FOR_US)[0]["rows"] - len(two.done[Found.HANDED_BACK])
-        left = row["held"] + row["open"] + row["unannounced"] + row["compensating"] + unread + left_held
+        others = self._outcome.facts["held_otherwise"] = self._watch.fetch(HELD_OTHERWISE)[0]["rows"]
+        left = row["held"] - others + row["open"] + row["unannounced"] + row["compensating"] + unread + left_held
+        if time.monotonic() - self._told < TOLD_SECONDS:
+            return bool(left == 0)
+        self._told = time.monotonic()
         self._say(
             f"open {row['open']} held {row['held']} hand-backs {row['compensating']} held for us {left_held} "
             f"not announced {row['unannounced']} unread {unread}"
@@ -441,7 +475,7 @@ class Drill:
         for one in records:
             if one.key.decode() in told and one.key.decode() not in known_now:
                 return one
-        raise DrillFailed("no payout was paid after the backup, which --break needs: more --payouts")
+        raise DrillFailed("no payout was paid after the backup, which --break needs: more --after")
 
     def _note(
         self, problems: list[str], accepted: Accepted, value: bytes, error: KafkaError | None, message: Message
@@ -498,7 +532,7 @@ class Drill:
         self._closing.callback(people.stop)
         return people
 
-    def _load(self, journal: Path, first: int, count: int) -> Load:
+    def _load(self, journal: Path, first: int, limit: Callable[[], int]) -> Load:
         begun = time.monotonic()
         keys = json.loads((self._directory / "keys" / "party_public.jwks.json").read_text())
         load = Load(
@@ -508,7 +542,7 @@ class Drill:
             party_key=keys["keys"][0],
             admin_url=self._visa.admin_url,
             journal=journal,
-            may_send=lambda: min(count, int((time.monotonic() - begun) * self._options.rate)),
+            may_send=lambda: min(limit(), int((time.monotonic() - begun) * self._options.rate)),
             plan=lambda seed, number: planned(seed, first + number),
         )
         load.start()
@@ -583,12 +617,20 @@ class Drill:
         return verdict
 
     _lost: Sequence[Kept] = ()
+    _first_fresh: int
+    _told = 0.0
+    _asked_at = 0.0
     _stopped_at: datetime
 
 
 def _payouts(environment: Mapping[str, str], *words: str) -> str:
     """A command as an operator runs it, its start included in its time. Raises CommandFailed."""
     return run_command(environment, *words)
+
+
+def _with_backup(words: tuple[str, ...], backup: Path) -> tuple[str, ...]:
+    """The command with the backup's place, where it takes one."""
+    return (*words[:2], str(backup), *words[2:]) if words[1] == "restore" else words
 
 
 def _sent(load: Load) -> int:
@@ -742,17 +784,25 @@ def _options(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
     parser = argparse.ArgumentParser(
         prog="python -m sandbox.drill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--payouts", type=int, default=PAYOUTS, help="before the disaster (default: %(default)s)")
-    parser.add_argument("--fresh", type=int, default=FRESH, help="after it (default: %(default)s)")
+    parser.add_argument("--before", type=int, default=BEFORE, help="payouts until the backup begins (%(default)s)")
+    parser.add_argument("--during", type=int, default=DURING, help="while it is taken, at most (%(default)s)")
+    parser.add_argument("--after", type=int, default=AFTER, help="after it, before the disaster (%(default)s)")
+    parser.add_argument("--fresh", type=int, default=FRESH, help="after the disaster (%(default)s)")
     parser.add_argument("--rate", type=float, default=RATE, help="payouts a second (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="part of every payout_id")
     parser.add_argument("--break", dest="wrong", default="", choices=["not-sent-again", "sent-as-new"])
     parser.add_argument("--keep", type=Path, help="keep everything in this directory, which other users may enter")
     given = parser.parse_args(arguments)
-    if given.payouts < 10 or given.fresh < 1 or given.rate <= 0:
-        parser.error("at least ten payouts before, one after, and a rate above 0")
+    if min(given.before, given.during, given.after, given.fresh) < 1 or given.rate <= 0:
+        parser.error("at least one payout each, and a rate above 0")
     options = Options(
-        payouts=given.payouts, fresh=given.fresh, rate=given.rate, seed=given.seed % SEEDS, wrong=given.wrong
+        before=given.before,
+        during=given.during,
+        after=given.after,
+        fresh=given.fresh,
+        rate=given.rate,
+        seed=given.seed % SEEDS,
+        wrong=given.wrong,
     )
     return options, given.keep
 
