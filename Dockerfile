@@ -16,9 +16,13 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 COPY requirements/build.txt requirements/runtime.in requirements/runtime.txt requirements/
+# The extra is there, and imported only where PAYOUTS_TRACING asks for it.
+COPY requirements/tracing.in requirements/tracing.txt requirements/
 RUN python -m venv --without-pip /opt/payouts \
     && python -m pip --python /opt/payouts/bin/python install --no-cache-dir --disable-pip-version-check \
        --require-hashes --only-binary :all: -r requirements/runtime.txt \
+    && python -m pip --python /opt/payouts/bin/python install --no-cache-dir --disable-pip-version-check \
+       --require-hashes --only-binary :all: -r requirements/tracing.txt \
     && python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore \
        --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md ./

@@ -91,6 +91,12 @@ PAYOUTS ?= 5000
 rotation: $(VENV)/demo-environment ## Certificates and keys renewed under load: PAYOUTS=n, at least 200 calls in flight at each swap.
 	@$(BIN)/python -m sandbox.rotation --payouts $(PAYOUTS)
 
+DRILL ?=
+
+.PHONY: drill
+drill: $(VENV)/demo-environment ## All servers lost under load and put back from a backup: seconds of each step, one verdict. DRILL='--seed 2'.
+	@$(BIN)/python -m sandbox.drill $(DRILL)
+
 SEEDS ?= 200
 FROM ?= 1
 

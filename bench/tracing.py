@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             environment = worker_environment({**stack.environment(), **stand_in.environment()}, directory)
             environment["PAYOUTS_LOG_LEVEL"] = "WARNING"
+            # A starved machine is measured, too: it must not end the worker.
+            environment |= {"PAYOUTS_LEASE_SECONDS": "120", "PAYOUTS_COMMIT_TIMEOUT_SECONDS": "60"}
             run_command(environment, "topics", "ensure", "--replication-factor", "1")
             run_command(environment, "ledger", "migrate")
             for number in range(options.rounds):
@@ -121,13 +123,13 @@ def _measure(environment: Mapping[str, str], directory: Path, count: int) -> flo
     own = {**environment, "PAYOUTS_WORKER_NAME": name, "PAYOUTS_HTTP_PORT_FILE": str(directory / f"{name}.port")}
     with worker_process(own, directory, name):
         worker = next(child for child in psutil.Process().children() if "worker" in child.cmdline())
-        _run(own, directory, WARM_UP_PAYOUTS)
+        _run(own, directory, WARM_UP_PAYOUTS, worker)
         before = sum(worker.cpu_times()[:2])
-        _run(own, directory, count)
+        _run(own, directory, count, worker)
         return round((sum(worker.cpu_times()[:2]) - before) * 1000 / count, 2)
 
 
-def _run(environment: Mapping[str, str], directory: Path, count: int) -> None:
+def _run(environment: Mapping[str, str], directory: Path, count: int, worker: psutil.Process) -> None:
     """Produce, and wait for as many results behind those of before."""
     consumer = Consumer({"bootstrap.servers": environment["KAFKA_BOOTSTRAP_SERVERS"], "group.id": "bench"})
     with contextlib.closing(consumer):
@@ -139,8 +141,8 @@ def _run(environment: Mapping[str, str], directory: Path, count: int) -> None:
         seen: set[bytes] = set()
         deadline = time.monotonic() + LIMIT_SECONDS
         while len(seen) < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(seen)} of {count} results")
+            if time.monotonic() > deadline or worker.status() == psutil.STATUS_ZOMBIE:
+                raise TimeoutError(f"{len(seen)} of {count} results; see the worker's log in {directory}")
             seen |= {bytes(m.key() or b"") for m in consumer.consume(500, 0.2) if m.error() is None}
 
 

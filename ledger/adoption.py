@@ -24,6 +24,8 @@ from processors.payout.row import LEDGER_RESTORED
 IDENTITY_MARGIN: Final = 1_000_000
 """Numbers left out beyond the highest that anything shows, for what was begun and not sealed when the database was
 lost: six minutes of the highest rate ever measured, where the sealer is a second behind. A millionth of the range."""
+TOPICS_RESTORED: Final = "topics_restored"
+"""The history's line of topics that were put back from a backup, too."""
 HELD_AFTER_RESTORE: Final = "held_after_restore"
 """The history's line of a row that an adoption held."""
 # Millions of rows may be held at once; nobody begins anything meanwhile anyway.
@@ -34,18 +36,24 @@ LOCK_SECONDS: Final = 60.0
 # and handed back: only people can tell. A hand-back of ours that waits in the copy may have left. What the copy shows
 # under way (SUBMITTING, PENDING, UNKNOWN) keeps its identity and is asked about before anything is sent again: Visa
 # shows what became of it, and sent again it is the same (S3). Only where the audit says that it ended unpaid, so that
-# its funding may be back already, is it held, too.
+# its funding may be back already, is it held, too; and, where Kafka is a copy itself and cannot say so, wherever such
+# funding would be handed back by us, under numbers that nobody remembers.
+_MAY_BE_HANDED_BACK: Final = """
+    state IN ('SUBMITTING', 'PENDING', 'UNKNOWN')
+    AND (payout_id = ANY ($1::text[]) OR $2::boolean AND funding_kind = 'AFT' AND funding_captured)
+"""
 _DOUBTFUL: Final = f"""
     hold_reason IS DISTINCT FROM '{LEDGER_RESTORED}' AND (
         state IN ('RECEIVED', 'VALIDATED', 'IN_REVIEW', 'CLEARED')
         OR compensation = 'REQUIRED' AND compensation_executor = 'PROCESSOR'
-        OR state IN ('SUBMITTING', 'PENDING', 'UNKNOWN') AND payout_id = ANY ($1::text[])
+        OR {_MAY_BE_HANDED_BACK}
     )
 """
 DOUBTFUL: Final = f"""
 SELECT CASE
         WHEN compensation = 'REQUIRED' THEN 'hand-back waits'
-        WHEN state IN ('SUBMITTING', 'PENDING', 'UNKNOWN') THEN 'ended unpaid in what was lost'
+        WHEN payout_id = ANY ($1::text[]) THEN 'ended unpaid in what was lost'
+        WHEN state IN ('SUBMITTING', 'PENDING', 'UNKNOWN') THEN 'may have been handed back'
         ELSE 'not submitted'
     END AS what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor
 FROM payouts WHERE {_DOUBTFUL}
@@ -62,17 +70,24 @@ WITH doubtful AS (
     RETURNING p.payout_id, p.version, p.state, d.hold_reason AS was_held_for
 ), noted AS (
     INSERT INTO history (payout_id, version, actor, transition, from_state, to_state, detail)
-    SELECT payout_id, version, $2, '{HELD_AFTER_RESTORE}', state, state,
+    SELECT payout_id, version, $3, '{HELD_AFTER_RESTORE}', state, state,
         jsonb_build_object('reason', '{LEDGER_RESTORED}', 'was_held_for', was_held_for)
     FROM changed
 )
 SELECT count(*) FROM changed
 """  # noqa: S608
-UNDER_WAY: Final = """
+UNDER_WAY: Final = f"""
 SELECT state, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor FROM payouts
-WHERE state IN ('SUBMITTING', 'PENDING', 'UNKNOWN') AND NOT payout_id = ANY ($1::text[])
+WHERE state IN ('SUBMITTING', 'PENDING', 'UNKNOWN') AND NOT ({_MAY_BE_HANDED_BACK})
 GROUP BY state, currency ORDER BY state, currency
-"""
+"""  # noqa: S608
+# The newest backup that nobody has adopted yet: were its topics put back, too?
+KAFKA_IS_A_COPY: Final = f"""
+SELECT EXISTS (
+    SELECT FROM restores AS r JOIN history AS h ON h.at > r.restored_at AND h.transition = '{TOPICS_RESTORED}'
+    WHERE NOT EXISTS (SELECT FROM adoptions AS a WHERE a.sequence > r.sequence)
+)
+"""  # noqa: S608
 LAST_CERTAIN: Final = """
 SELECT h.at FROM seals AS s JOIN history AS h ON h.id = s.history_id
 WHERE s.sequence = (SELECT sequence FROM seal_head)
@@ -153,6 +168,8 @@ class AdoptionPlan:
     under_way: Sequence[Sum]
     ended_unpaid: Sequence[str] = field(default_factory=tuple)
     """Payouts that the audit shows ended unpaid after what the copy has."""
+    kafka_is_a_copy: bool = False
+    """The topics do not show either what became of payouts after the copy."""
     is_physical: bool = True
 
 
@@ -186,6 +203,8 @@ class Adoption:
         async def work(connection: Connection) -> AdoptionPlan:
             async with connection.transaction(readonly=True):
                 await connection.execute("SET LOCAL enable_seqscan = on")
+                is_copy = published is None or await connection.fetchval(KAFKA_IS_A_COPY)
+                doubts = (list(ended_unpaid), is_copy)
                 highest = max(
                     standing.identity_position,
                     published.identity_position if published else 0,
@@ -198,9 +217,10 @@ class Adoption:
                     published=published,
                     certain_at=await connection.fetchval(LAST_CERTAIN) or EPOCH,
                     identity_to=highest + IDENTITY_MARGIN,
-                    held=[Sum(**row) for row in await connection.fetch(DOUBTFUL, list(ended_unpaid))],
-                    under_way=[Sum(*row) for row in await connection.fetch(UNDER_WAY, list(ended_unpaid))],
+                    held=[Sum(**row) for row in await connection.fetch(DOUBTFUL, *doubts)],
+                    under_way=[Sum(*row) for row in await connection.fetch(UNDER_WAY, *doubts)],
                     ended_unpaid=tuple(ended_unpaid),
+                    kafka_is_a_copy=is_copy,
                     is_physical=await connection.fetchval(IS_PHYSICAL),
                 )
 
@@ -242,7 +262,7 @@ async def _adopted(
     connection: Connection, plan: AdoptionPlan, operator: str, reason: str, clock_skew_seconds: float
 ) -> Adopted:
     await connection.execute(MOVE_NUMBERS, plan.identity_to)
-    held = await connection.fetchval(HOLD, list(plan.ended_unpaid), operator)
+    held = await connection.fetchval(HOLD, list(plan.ended_unpaid), plan.kafka_is_a_copy, operator)
     old, place, published_sequence = plan.standing.head, _place_after(plan), _published_after(plan)
     detail = {
         "reason": reason,

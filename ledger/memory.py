@@ -117,7 +117,7 @@ class MemoryLedger:
         self._faults[self.writes + after + 1] = fault
 
     def adopted(self, window_to: datetime) -> None:
-        """A copy was adopted: whatever the broker took before `window_to` and is inserted from now on is held (L11)."""
+        """A copy was adopted: whatever was asked for before `window_to` and is inserted from now on is held (L11)."""
         self._restored_until = max(window_to, self._restored_until or window_to)
 
     async def close(self) -> None:
@@ -267,7 +267,7 @@ class MemoryLedger:
             return Existing(existing.row)
         if self._taken(fresh) is not None:
             raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
-        if self._restored_until is not None and fresh.received_at < self._restored_until:
+        if self._restored_until is not None and min(fresh.received_at, fresh.requested_at) < self._restored_until:
             fresh = with_changes(fresh, held=True, hold_reason=LEDGER_RESTORED)
         inserted = with_changes(fresh, receipt_owned=self._claim(fresh))
         self._store(inserted)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from ledger.adoption import TOPICS_RESTORED
 from ledger.connections import DRIVER_ERRORS, Busy, Connection, failure_of, session_settings
 from ledger.interface import LedgerError, LedgerUnavailable
 from ledger.migrate import VERSION_TABLE
@@ -65,6 +66,14 @@ NOTE: Final = """
 INSERT INTO history (actor, transition, from_state, to_state, detail)
 VALUES ($1, 'ledger_restored', NULL, 'RESTORED', $2::jsonb)
 """
+TOPICS_NOTE: Final = f"""
+INSERT INTO history (actor, transition, from_state, to_state, detail)
+VALUES ($1, '{TOPICS_RESTORED}', NULL, 'RESTORED', $2::jsonb)
+"""  # noqa: S608 - a constant
+TOPICS_FROM: Final = f"""
+SELECT detail ->> 'topic_ids' FROM history WHERE transition = '{TOPICS_RESTORED}' AND detail ->> 'backup' = $1
+ORDER BY id DESC LIMIT 1
+"""  # noqa: S608
 RESTORED_FROM: Final = "SELECT max(restored_at) FROM restores WHERE backup_id = $1"
 # What the ledger knows of an inbound partition: the place behind the last record that it has an answer for.
 KNOWN_OFFSETS: Final = """

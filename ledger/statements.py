@@ -98,7 +98,8 @@ _OWNED: Final = """r.payout_id IS NOT NULL
 
 
 # L11: what the broker took before a copy was adopted may have been paid before the copy was put back. There is no
-# lower bound: how long a request had waited for its worker, nobody knows.
+# lower bound: how long a request had waited for its worker, nobody knows. A request that was sent again, because the
+# topics were lost as well, is younger at the broker: it is as old as its originator says.
 _HELD_AFTER_RESTORE: Final = {
     "held": "r_held OR lost.restored",
     "hold_reason": f"CASE WHEN lost.restored THEN '{LEDGER_RESTORED}' ELSE r_hold_reason END",
@@ -116,7 +117,9 @@ inserted AS (
     INSERT INTO payouts ({_listed(INSERT_COLUMNS)})
     SELECT {", ".join(_HELD_AFTER_RESTORE.get(column, f"r_{column}") for column in INSERT_COLUMNS)}
     FROM request CROSS JOIN LATERAL (
-        SELECT EXISTS (SELECT FROM adoptions AS a WHERE request.r_received_at < a.window_to) AS restored
+        SELECT EXISTS (
+            SELECT FROM adoptions AS a WHERE least(request.r_received_at, request.r_requested_at) < a.window_to
+        ) AS restored
     ) AS lost
     ORDER BY r_payout_id COLLATE "C"
     ON CONFLICT DO NOTHING

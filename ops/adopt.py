@@ -287,6 +287,7 @@ def _shown(look: Look) -> dict[str, Any]:
         "sealed": plan.standing.head.sequence,
         "published": plan.published.head.sequence if plan.published else 0,
         "certain_until": plan.certain_at,
+        "kafka_is_a_copy": plan.kafka_is_a_copy,
         "lost_lines": look.lost.lines,
         "lost_lines_of_payouts": len(look.lost.states),
         "results_the_copy_does_not_have": [_sum(total) for total in look.told],

@@ -5,6 +5,8 @@ checked: offsets ahead of the ledger would leave requests unread, topics from be
 and a copy that pays before it was adopted would pay twice (rule L11).
 """
 
+import json
+from asyncio import to_thread
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -37,16 +39,19 @@ from ops.backup_topics import (
     Offsets,
     OffsetStep,
     commit_offsets,
+    ends_of,
     export_topics,
     import_topics,
     offsets_of,
     plan_offsets,
     read_offsets,
     refuse_active_group,
+    topic_ids,
 )
 from ops.environment import DATABASE, KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused, usage_error
+from ops.kafka import connect_admin, our_topics
 from ops.money_text import amount_text
 from ops.offset_apply import locked
 from ops.operator_actions import (
@@ -64,6 +69,7 @@ from ops.operator_actions import (
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message, to_json
 from ops.private_files import write_private
+from schemas.topics import READ_BY_WORKERS
 from streams.settings import Settings
 
 CODES: Final = (ExitCode.FOUND, ExitCode.REFUSED, ExitCode.GROUP_ACTIVE, ExitCode.UNREACHABLE)
@@ -215,8 +221,6 @@ async def _clock(url: str) -> datetime:
 
 async def _dumped(url: str, pg_dump: Path, file: Path) -> dict[str, Any]:
     """The dump, and what was in the database at the very snapshot of it."""
-    from asyncio import to_thread
-
     async with restoring.opened(url, application_name="payouts ledger backup") as connection:
         if not await connection.fetchval(restoring.HAS_RESTORES):
             raise refused(
@@ -286,7 +290,10 @@ def restore(
         done["ledger"] = {"payouts": sum(row["payouts"] for row in manifest.money), "history": manifest.history_lines}
     if Part.TOPICS in parts:
         _ledger_first(settings, manifest, skipped=dry_run and Part.LEDGER in parts)
-        done["topics"] = import_topics(settings, directory / TOPICS, dry_run=dry_run)
+        done["topics"] = import_topics(settings, directory / TOPICS, dry_run=True)
+        if not dry_run:
+            run(_topics_noted(settings, manifest, name, why))
+            done["topics"] = import_topics(settings, directory / TOPICS, dry_run=False)
     if Part.OFFSETS in parts:
         done["offsets"] = _offsets(settings, manifest, directory, output, parts, dry_run=dry_run)
     if output is Output.JSON:
@@ -350,8 +357,6 @@ def _refuse_target(target: restoring.Target, manifest: Manifest) -> None:
 
 
 async def _restored(settings: Settings, manifest: Manifest, dump: Path, pg_restore: Path, name: str, why: str) -> None:
-    from asyncio import to_thread
-
     url = settings.database_url.get_secret_value()
     options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
     async with restoring.opened(url, application_name="payouts ledger restore") as connection:
@@ -418,8 +423,16 @@ def _offsets(
     if dry_run and Part.LEDGER in parts:
         return {"partitions": len(saved.committed), "planned": "after the ledger, which says what it knows"}
     _ledger_first(settings, manifest, skipped=False)
-    known = run(_known(settings))
-    steps = plan_offsets(settings, saved, known, with_records=Part.TOPICS in parts)
+    known, filled = run(_known(settings, manifest))
+    topics_are_back = bool(filled) and filled == _ids_now(settings)
+    steps = plan_offsets(
+        settings,
+        saved,
+        known,
+        with_records=Part.TOPICS in parts or topics_are_back,
+        topics_of_backup=Part.TOPICS in manifest.parts,
+        to_be_filled=ends_of(directory / TOPICS) if dry_run and Part.TOPICS in parts else None,
+    )
     rows = [_offset_row(step) for step in steps]
     if output is Output.TABLE:
         emit_rows(rows, OFFSET_COLUMNS, output)
@@ -428,26 +441,44 @@ def _offsets(
 
 
 async def _committed(settings: Settings, steps: Sequence[OffsetStep]) -> int:
-    from asyncio import to_thread
-
     async with offset_actions(settings.database_url.get_secret_value()) as actions:
         await locked(actions)
         return await to_thread(commit_offsets, settings, steps)
 
 
 def _saved_offsets(directory: Path) -> Offsets:
-    import json
-
     try:
         return offsets_of(json.loads((directory / OFFSETS).read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError):
         raise refused("the offsets of this backup cannot be read", next_step="use the release that wrote it") from None
 
 
-async def _known(settings: Settings) -> dict[tuple[str, int], int]:
+async def _known(settings: Settings, manifest: Manifest) -> tuple[dict[tuple[str, int], int], dict[str, str]]:
+    """What the ledger knows of each inbound partition, and the ids of the topics that this backup was put back into."""
     url = settings.database_url.get_secret_value()
     async with restoring.opened(url, application_name="payouts ledger restore") as connection:
-        return await restoring.known_offsets(connection)
+        known = await restoring.known_offsets(connection)
+        return known, json.loads(await connection.fetchval(restoring.TOPICS_FROM, manifest.backup_id) or "{}")
+
+
+def _ids_now(settings: Settings) -> dict[str, str]:
+    return topic_ids(settings, list(our_topics(connect_admin(settings), settings, READ_BY_WORKERS)))
+
+
+async def _topics_noted(settings: Settings, manifest: Manifest, name: str, why: str) -> None:
+    """Before the first record: adopting must know that the topics are a copy, too, and the offsets whose places they
+
+    are. Half of them is noted as well: offsets that are not there yet are refused.
+    """
+    url = settings.database_url.get_secret_value()
+    detail = {
+        "reason": why,
+        "backup": manifest.backup_id,
+        "topics_at": manifest.topics_at,
+        "topic_ids": await to_thread(_ids_now, settings),
+    }
+    async with restoring.opened(url, application_name="payouts ledger restore") as connection:
+        await connection.execute(restoring.TOPICS_NOTE, name, to_json(detail))
 
 
 def _offset_row(step: OffsetStep) -> dict[str, Any]:

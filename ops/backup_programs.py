@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from ops.failures import CommandFailed, unreachable, usage_error
 from ops.redaction import redacted
@@ -108,5 +108,24 @@ def without_password(database_url: str) -> tuple[str, str | None]:
         raise usage_error("DATABASE_URL is no address", next_step="postgresql://user:password@host/database") from None
     login, at, hosts = parts.netloc.rpartition("@")
     user, colon, password = login.partition(":")
-    netloc = f"{user}{at}{hosts}"
-    return urlunsplit(parts._replace(netloc=netloc)), unquote(password) if colon else None
+    query, asked = _without_secrets(parts.query)
+    address = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}", query=query))
+    # As our own connections have it: the one before the host wins.
+    return address, unquote(password) if colon else asked
+
+
+def _without_secrets(query: str) -> tuple[str, str | None]:
+    """The parameters of an address without a password, and the password. Raises CommandFailed (usage)."""
+    parameters = parse_qsl(query, keep_blank_values=True)
+    if any(name == "sslpassword" for name, _ in parameters):
+        raise usage_error(
+            "DATABASE_URL holds the password of a key (sslpassword)",
+            why="pg_dump and pg_restore take it from their command line only, which every user of the machine can read",
+            next_step="use a key without one, which only its owner can read",
+        )
+    passwords = [value for name, value in parameters if name == "password"]
+    if not passwords:
+        return query, None
+    # As `%20`: libpq takes a plus sign for itself.
+    rest = urlencode([one for one in parameters if one[0] != "password"], quote_via=quote, safe="/:,")
+    return rest, passwords[-1]

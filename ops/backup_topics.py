@@ -14,12 +14,18 @@ import gzip
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are exported
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from ops.asynchronous import run
 from ops.failures import CommandFailed, refused, unreachable
@@ -27,6 +33,7 @@ from ops.kafka import (
     ADMIN_SECONDS,
     DELIVERY_SECONDS,
     Reading,
+    answer,
     committed_offsets,
     connect_admin,
     earliest_offset,
@@ -50,6 +57,9 @@ from streams.settings import Settings
 from streams.topic_ids import TopicIds, note_of
 
 POLL_SECONDS: Final = 0.5
+REQUESTS: Final = "payout_requests"
+BROKERS_TIME: Final = "LogAppendTime"
+PRODUCERS_TIME: Final = "CreateTime"
 GROUPS_ARE_COMING: Final = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -165,21 +175,29 @@ def _members(settings: Settings) -> int:
 
 
 def plan_offsets(
-    settings: Settings, saved: Offsets, known: Mapping[Place, int], *, with_records: bool
+    settings: Settings,
+    saved: Offsets,
+    known: Mapping[Place, int],
+    *,
+    with_records: bool,
+    topics_of_backup: bool = False,
+    to_be_filled: Mapping[Place, int] | None = None,
 ) -> list[OffsetStep]:
     """What would be committed now. `known`: behind the last record that the ledger knows, of each inbound partition.
 
-    `with_records`: this very run filled the topics from the same backup, each record at its old place; else offsets of
-    a topic with another id name other records. Never moves a partition forward. One that had nothing committed, or came
-    later, goes back to its first record where something is committed now. Raises CommandFailed (refused) for offsets
-    that are ahead of the ledger or of the topic, KafkaException.
+    `with_records`: the topics were filled from the same backup, each record at its old place; else offsets of a topic
+    with another id name other records. `topics_of_backup`: it holds their records, so that empty topics are to be
+    filled first. `to_be_filled`: the ends that they will have, in a dry run that does not fill them. Never moves a
+    partition forward. One that had nothing committed, or came later, goes back to its first record where something is
+    committed now. Raises CommandFailed (refused) for offsets that are ahead of the ledger or of the topic, and for
+    topics that are not filled yet, KafkaException.
     """
     if saved.group != settings.group:
         raise refused(
             f"the offsets are those of the group {saved.group}, not of {settings.group}",
             next_step="set PAYOUTS_TOPIC_PREFIX as it was",
         )
-    ahead = ahead_of(saved, known, _names(settings, INBOUND_TOPICS))
+    ahead = ahead_of(saved, known, _names(settings, [REQUESTS]))
     if ahead:
         raise refused(
             "these offsets are ahead of this ledger: the requests between them would be read by nobody",
@@ -192,10 +210,37 @@ def plan_offsets(
     here = Here(
         now=committed_offsets(settings, places),
         firsts=offsets(admin, places, earliest_offset()),
-        ends=offsets(admin, places, latest_offset()),
+        ends={**offsets(admin, places, latest_offset()), **(to_be_filled or {})},
         ids=topic_ids(settings, list(present)),
     )
-    return steps_of(saved, here, with_records=with_records)
+    if topics_of_backup and not with_records and are_unfilled(saved, here.ends):
+        raise refused(
+            "the topics of this backup were not put back yet",
+            why="they are empty, so that its offsets name records that are not there",
+            next_step="put the topics back first: `payouts ledger restore DIRECTORY --part topics`",
+        )
+    return steps_of(no_further_than(saved, known, _names(settings, INBOUND_TOPICS)), here, with_records=with_records)
+
+
+def are_unfilled(saved: Offsets, ends: Mapping[Place, int]) -> bool:
+    """Whether no topic holds anything, and some held records when they were saved. Pure."""
+    return not any(ends.values()) and any(one.end for one in saved.committed)
+
+
+def no_further_than(saved: Offsets, known: Mapping[Place, int], inbound: Sequence[str]) -> Offsets:
+    """The same, but of no inbound partition more than the ledger is sure to know: what is before was answered. Pure.
+
+    Of decisions and confirmations it notes a place only when it has looked them up (K9), a moment after the commit.
+    """
+    return replace(
+        saved,
+        committed=[
+            one
+            if one.offset is None or one.topic not in inbound
+            else replace(one, offset=min(one.offset, known.get((one.topic, one.partition), 0)))
+            for one in saved.committed
+        ],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +284,7 @@ def _step(place: Place, one: Committed | None, here: Here, *, with_records: bool
     if one is None and current is None:
         return None
     # Nothing was committed when the ledger was read: what is committed now may be ahead of it.
-    wanted = here.firsts[place] if one is None or one.offset is None else one.offset
+    wanted = here.firsts[place] if one is None or one.offset is None else max(one.offset, here.firsts[place])
     if wanted > here.ends[place]:
         raise refused(
             f"{topic}-{place[1]} ends at {here.ends[place]}, before the offset {wanted}",
@@ -289,7 +334,7 @@ def export_topics(settings: Settings, directory: Path) -> dict[str, int]:
     """Write every record of every topic of ours; how many of each. Raises CommandFailed, KafkaException."""
     admin = connect_admin(settings)
     counts = {}
-    with progress("reading topics", len(TOPICS)) as step:
+    with progress("reading topics", len(TOPICS)) as step, reader(settings) as consumer:
         for name, partitions in our_topics(admin, settings, TOPICS).items():
             to_read = spans(admin, {name: partitions}, since=None)
             with gzip.open(directory / f"{name}.jsonl.gz", "wt", encoding="ascii") as file:
@@ -298,12 +343,10 @@ def export_topics(settings: Settings, directory: Path) -> dict[str, int]:
                     "partitions": {span.partition: [max(0, span.first), span.end] for span in to_read},
                 }
                 file.write(json.dumps(head) + "\n")
-                with reader(settings) as consumer:
-                    reading = Reading(consumer, to_read, follow=False, timeout_seconds=None)
-                    count = 0
-                    for record in reading.records():
-                        file.write(json.dumps(_line(record)) + "\n")
-                        count += 1
+                count = 0
+                for record in Reading(consumer, to_read, follow=False, timeout_seconds=None).records():
+                    file.write(json.dumps(_line(record)) + "\n")
+                    count += 1
             (directory / f"{name}.jsonl.gz").chmod(0o600)
             counts[name] = count
             step()
@@ -340,33 +383,62 @@ def _bytes(text: str | None) -> bytes | None:
 def import_topics(settings: Settings, directory: Path, *, dry_run: bool) -> dict[str, int]:
     """Write every record back at its place, into empty topics; how many of each topic.
 
-    Raises CommandFailed: refused (a topic with records, other partitions, or records that had no place from the first
-    on), unreachable. KafkaException.
+    Raises CommandFailed: refused (a topic with records, other partitions, or places without a record), unreachable.
+    KafkaException.
     """
-    files = sorted(directory.glob("*.jsonl.gz"))
-    heads = [_head(path) for path in files]
+    files = topic_files(directory)
+    heads = [head_of(path) for path in files]
     admin = connect_admin(settings)
     present = our_topics(admin, settings, TOPICS)
-    for head in heads:
-        _check_topic(settings, head, present)
+    for path, head in zip(files, heads, strict=True):
+        _check_topic(admin, head, present)
+        check_places(path, head)
     counts = {}
     with progress("writing topics", len(files)) as step:
         for path, head in zip(files, heads, strict=True):
             expected = sum(end for _, end in head["partitions"].values())
-            written = expected if dry_run else _filled(settings, path, head)
+            written = expected if dry_run else _filled(settings, admin, path, head)
             counts[head["topic"]] = written
             step()
     return counts
 
 
-def _head(path: Path) -> dict[str, Any]:
+def topic_files(directory: Path) -> list[Path]:
+    """The files of the topics, in the order in which they are put back."""
+    return sorted(directory.glob("*.jsonl.gz"))
+
+
+def ends_of(directory: Path) -> dict[Place, int]:
+    """Where each partition will end when it is filled."""
+    heads = map(head_of, topic_files(directory))
+    return {(head["topic"], number): end for head in heads for number, (_, end) in head["partitions"].items()}
+
+
+def check_places(path: Path, head: Mapping[str, Any]) -> None:
+    """Every place from 0 to the end holds a record. Raises CommandFailed (refused): then nothing was written yet."""
+    following = dict.fromkeys(head["partitions"], 0)
+    missing = 0
+    for line in _lines(path):
+        missing += line["offset"] - following[line["partition"]]
+        following[line["partition"]] = line["offset"] + 1
+    missing += sum(end - following[number] for number, (_, end) in head["partitions"].items())
+    if missing:
+        raise refused(
+            f"{missing} places of {head['topic']} hold no record (a producer's transactions, compaction)",
+            why="what is written behind such a place would stand at another one than the ledger says",
+            next_step="put back the ledger alone (--part ledger): workers read an empty topic from its first record",
+        )
+
+
+def head_of(path: Path) -> dict[str, Any]:
+    """Topic, and partition to first and end offset."""
     with gzip.open(path, "rt", encoding="ascii") as file:
         head: dict[str, Any] = json.loads(file.readline())
     head["partitions"] = {int(number): tuple(span) for number, span in head["partitions"].items()}
     return head
 
 
-def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[str, int]) -> None:
+def _check_topic(admin: AdminClient, head: Mapping[str, Any], present: Mapping[str, int]) -> None:
     name, partitions = head["topic"], head["partitions"]
     if present.get(name) != len(partitions):
         raise refused(
@@ -382,8 +454,8 @@ def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[s
             next_step="put back the ledger alone (--part ledger): workers read an empty topic from its first record",
         )
     places = [(name, number) for number in partitions]
-    ends = offsets(connect_admin(settings), places, latest_offset())
-    firsts = offsets(connect_admin(settings), places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = offsets(admin, places, latest_offset())
+    firsts = offsets(admin, places, earliest_offset())
     if any(ends.values()) or any(firsts.values()):
         raise refused(
             f"{name} holds records already, or has held some",
@@ -392,7 +464,36 @@ def _check_topic(settings: Settings, head: Mapping[str, Any], present: Mapping[s
         )
 
 
-def _filled(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
+def _filled(settings: Settings, admin: AdminClient, path: Path, head: Mapping[str, Any]) -> int:
+    """Each record at its place and with its time, also where the broker gives times (`message.timestamp.type`).
+
+    Its time is what tells a request of the backup from another one at its place, and old ones from new ones (L11).
+    """
+    name, wanted = head["topic"], TOPICS[head["topic"].removeprefix(settings.payouts_topic_prefix)]
+    if wanted.timestamp_type != BROKERS_TIME:
+        return _produced(settings, path, head)
+    _set_timestamps(admin, name, PRODUCERS_TIME)
+    try:
+        return _produced(settings, path, head)
+    finally:
+        _set_timestamps(admin, name, BROKERS_TIME)
+
+
+def _set_timestamps(admin: AdminClient, topic: str, kind: str) -> None:
+    entry = ConfigEntry("message.timestamp.type", kind, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    try:
+        for future in admin.incremental_alter_configs([resource], request_timeout=ADMIN_SECONDS).values():
+            answer(future)
+    except KafkaException as error:
+        raise unreachable(
+            f"{topic} could not be set to {kind}",
+            why=reason_of(error),
+            next_step="delete the topics, make them anew, and run it again",
+        ) from None
+
+
+def _produced(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
     producer = Producer(producer_config(settings))
     problems: list[str] = []
     count = 0
@@ -410,12 +511,10 @@ def _filled(settings: Settings, path: Path, head: Mapping[str, Any]) -> int:
         if problems:
             break
     producer.flush(DELIVERY_SECONDS + ADMIN_SECONDS)
-    ends = sum(end for _, end in head["partitions"].values())
-    if problems or count != ends:
-        why = problems[0] if problems else f"{ends - count} places hold no record (transactions, compaction)"
+    if problems:
         raise unreachable(
             f"{head['topic']} could not be put back as it was",
-            why=why,
+            why=problems[0],
             next_step="delete the topics, make them anew, and run it again, or put the ledger back alone",
         )
     return count

@@ -16,7 +16,7 @@ from ledger.interface import HistoryEntry
 from ops.action_plans import Action, Ended, EventOf
 from ops.application import ending
 from ops.failures import usage_error
-from ops.hold import CODES, PROPOSED
+from ops.hold import CODES, PROPOSED, rules_that_hold
 from ops.operator_actions import (
     DryRunOption,
     OperatorOption,
@@ -31,7 +31,7 @@ from ops.options import OutputOption
 from ops.output import Output, message
 from ops.redaction import redacted
 from processors.payout.events import HandBackAgreed, HandBackProposed, ResolutionProposed, ResolutionUndone, Resolved
-from processors.payout.row import PayoutRow
+from processors.payout.row import LEDGER_RESTORED, PayoutRow
 from processors.payout.step import Nothing
 
 PayoutArgument = Annotated[str, typer.Argument(metavar="PAYOUT_ID", help="The payout, by its id.")]
@@ -193,7 +193,8 @@ def approval(
         return Nothing(f"{redacted(proposal.proposer)} proposed {_word(proposal.paid)}, not {_word(outcome)}")
     if proposal.paid is None:
         return HandBackAgreed(proposal.evidence, proposal.proposer, approver, proposal.version)
-    return Resolved(proposal.paid, proposal.evidence, proposal.proposer, approver, proposal.version)
+    in_doubt = LEDGER_RESTORED in rules_that_hold(row, history)
+    return Resolved(proposal.paid, proposal.evidence, proposal.proposer, approver, proposal.version, in_doubt)
 
 
 def _no_proposal(row: PayoutRow, history: Sequence[HistoryEntry], version: int) -> str:

@@ -42,8 +42,13 @@ def note_of(topic_id: str) -> str:
 
 
 def is_of(note: str | None, topic_id: str) -> bool:
-    """Whether an offset with this text was committed for this very topic, or may have been."""
-    return not topic_id or not note or not note.startswith(NOTE) or note == note_of(topic_id)
+    """Whether an offset with this text was committed for this very topic, or may have been.
+
+    What a command commits carries a terminator behind the text: confluent-kafka counts it as a part, and only aiokafka,
+    by which workers read it, shows it.
+    """
+    told = (note or "").rstrip("\0")
+    return not topic_id or not told.startswith(NOTE) or told == note_of(topic_id)
 
 
 class TopicIds:

@@ -201,6 +201,8 @@ class Resolved:
     proposer: str
     approver: str
     proposed_version: int
+    in_doubt: bool = False
+    """It was held because a restored copy does not know what became of it (rule L11)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@
 A row in doubt (rule L11) is one that a restored copy shows before its first attempt, while what was lost may have paid
 it. Only people end it: released when it is known unpaid and never handed back, it goes on in its flow; otherwise it is
 resolved like an UNKNOWN one. Nobody cancels it, and no stage, no reviewer and no missing fact ends it meanwhile. Found
-not paid, a hand-back of ours stays held, because that may have been made, too.
+not paid, a hand-back of ours stays held, because that may have been made, too; so does that of one that the copy shows
+under way, and that was held for the same reason.
 
 Every refusal is a `Nothing` whose reason an operator can read. The proposal is the history's `resolution_proposed`
 line at `proposed_version`; whoever builds `Resolved` takes what was proposed, and by whom, from there.
@@ -191,7 +192,7 @@ def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) 
         ambiguous=False,
         **free,
     )
-    if is_in_doubt(row) and ended.compensation_executor is Executor.PROCESSOR:
+    if (is_in_doubt(row) or event.in_doubt) and ended.compensation_executor is Executor.PROCESSOR:
         ended = with_changes(ended, held=True, hold_reason=LEDGER_RESTORED)
     return Step(ended, "resolved_not_paid", detail)
 

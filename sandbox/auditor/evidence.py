@@ -194,6 +194,10 @@ class Evidence:
     leaks: list[Leak] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Sentences about evidence that contradicts itself: an acknowledged record that the topic does not hold, …"""
+    earlier: Evidence | None = None
+    """What a cluster held that was lost since, read before it went: what it acknowledged, and what it told."""
+    survived: set[Position] = field(default_factory=set)
+    """Records that the earlier cluster acknowledged, and whose bytes stand at the same place of this one."""
 
     def add(self, other: Evidence) -> None:
         """Take over all that another reader found."""

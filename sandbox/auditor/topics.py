@@ -288,6 +288,9 @@ class _ShareReader:
         }
         # Kept until the request topic has been read: what was acknowledged must be in it.
         self._wanted = {record.position: record.value_sha256 for record in evidence.accepted}
+        earlier = evidence.earlier.accepted if evidence.earlier is not None else []
+        # At the place of a record that was lost may stand a later one: that one is not the lost one.
+        self._earlier = {one.position: one.value_sha256 for one in earlier if one.position not in self._wanted}
 
     async def read(self, consumer: Consumer, deadline: float, say: Say) -> None:
         resolver = PinnedResolver() if self._registry_url is None else RegistryResolver(connect(self._registry_url))
@@ -379,10 +382,15 @@ class _ShareReader:
             return None
 
     def _request(self, position: Position, value: bytes, record: Mapping[str, Any] | None) -> None:
-        acknowledged = self._wanted.pop(position, None)
-        if acknowledged is None:
+        acknowledged, survivor = self._wanted.pop(position, None), self._earlier.get(position)
+        if acknowledged is None and survivor is None:
             return
-        if hashlib.sha256(value).hexdigest() != acknowledged:
+        digest = hashlib.sha256(value).hexdigest()
+        if survivor is not None:
+            if digest != survivor:
+                return
+            self._evidence.survived.add(position)
+        elif digest != acknowledged:
             self._evidence.broken.append(f"record {position} is not what was acknowledged: its bytes differ")
         pull = record["funding"]["aft"] if record is not None else None
         if pull is not None and pull["transaction_identifier"] is not None and record is not None:

@@ -7,6 +7,10 @@ Money is counted by currency in minor units, each part from a source of its own:
 paid by the stand-in's ledger, ended unpaid and held (everything still open) by the processor's. Nothing that an
 operator says makes a payout paid: a resolution without an entry is a phantom as any other.
 
+Where servers were lost and put back from a backup, both lives are judged together: what the first one acknowledged is
+there, or was sent again, or is lost; what it told and did stands, in the stand-in's ledger and with the originators.
+The second life may tell the same end again, by another event: its ledger does not know the first.
+
 A term counts subjects, not symptoms: payouts for `double`, `stuck`, `phantom` and `comp_double`; payouts, and records
 of which nothing came, for `lost`; entries of the stand-in's ledger for `orphan`; artefacts for `leak`. Whoever has no
 result is `lost` to its originator, so a payout that is stuck counts there too: the terms say different things of it.
@@ -20,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, TypeVar
 
 from iso4217 import Currency
 
@@ -67,6 +71,7 @@ STATE_TERMS: Final = (
 ZERO_TERMS: Final = ("lost", "double", "stuck", "phantom", "orphan", "comp_double", "leak")
 MONEY_PARTS: Final = ("accepted", "paid", "ended_unpaid", "held")
 """Accepted = paid + ended unpaid + held, exactly."""
+Told = TypeVar("Told")
 _COUNT_TERMS: Final = ("accepted", "payouts", *STATE_TERMS, "refused", "dead_letters")
 
 
@@ -138,8 +143,11 @@ class _Case:
     records: tuple[Accepted, ...] = ()
     row: LedgerRow | None = None
     results: tuple[ResultEvent, ...] = ()
+    told_before: tuple[ResultEvent, ...] = ()
+    """What a cluster told that was lost since."""
     demands: tuple[CompensationDemand, ...] = ()
     ends: tuple[CompensationEnd, ...] = ()
+    ends_before: tuple[CompensationEnd, ...] = ()
     confirmations: tuple[Confirmation, ...] = ()
     approved: tuple[StandInEntry, ...] = ()
     came_back: tuple[StandInEntry, ...] = ()
@@ -158,8 +166,8 @@ class _Case:
     @property
     def with_recipient(self) -> tuple[StandInEntry, ...]:
         """The approved payments whose money has stayed where it went."""
-        gone = {entry.transaction_identifier for entry in self.came_back}
-        return tuple(entry for entry in self.approved if entry.transaction_identifier not in gone)
+        gone = {_effect(entry) for entry in self.came_back}
+        return tuple(entry for entry in self.approved if _effect(entry) not in gone)
 
     @property
     def paid(self) -> tuple[StandInEntry, ...]:
@@ -182,7 +190,13 @@ class _Case:
 
     @property
     def statuses(self) -> set[str]:
+        """The ends that the topic tells of."""
         return {result.status for result in self.standing}
+
+    @property
+    def statuses_ever(self) -> set[str]:
+        """The same, and those that were told before the topic was lost."""
+        return self.statuses | {result.status for result in self.told_before if result.status != RETURNED}
 
     @property
     def originators_word(self) -> set[str]:
@@ -192,13 +206,21 @@ class _Case:
         return {word.reference for word in said}
 
 
+def _effect(entry: StandInEntry) -> tuple[str, str, str, str]:
+    """What a payment and its return have in common: the same money, of the same recipient."""
+    return entry.transaction_identifier, entry.amount, entry.currency, entry.recipient_fingerprint
+
+
 class _File:
     """The evidence, sorted by payout, and when and with how much patience it is judged."""
 
     def __init__(self, evidence: Evidence, now: datetime, patience: timedelta, stopped_at: datetime | None) -> None:
         self.evidence = evidence
         self.now, self.patience, self.stopped_at = now, patience, stopped_at
-        self.accepted = {record.position: record for record in evidence.accepted}
+        before = [] if evidence.earlier is None else evidence.earlier.accepted
+        self.records = [one for one in before if one.position in evidence.survived] + evidence.accepted
+        self.gone = [one for one in before if one.position not in evidence.survived]
+        self.accepted = {record.position: record for record in self.records}
         self.intake = {line.position: line for line in evidence.intake}
         self.owned_positions = {row.position for row in evidence.rows}
         self.cases: dict[str, _Case] = {}
@@ -222,7 +244,7 @@ class _File:
 
     def _sort_records(self) -> None:
         evidence = self.evidence
-        for record in evidence.accepted:
+        for record in self.records:
             if record.payout_id is not None:
                 self.case(record.payout_id).records += (record,)
         for row in evidence.rows:
@@ -233,10 +255,21 @@ class _File:
             self.case(demand.payout_id).demands += (demand,)
         for end in evidence.compensation_ends:
             self.case(end.payout_id).ends += (end,)
-        for word in evidence.confirmations:
+        if evidence.earlier is not None:
+            self._sort_earlier(evidence.earlier)
+        for word in evidence.confirmations + (evidence.earlier.confirmations if evidence.earlier else []):
             # A stranger may confirm what he likes: that makes no payout.
             if word.payout_id in self.cases:
                 self.cases[word.payout_id].confirmations += (word,)
+
+    def _sort_earlier(self, earlier: Evidence) -> None:
+        """What was told and asked for before the cluster was lost, whether or not the backup brought it back."""
+        for result in earlier.results:
+            self.case(result.payout_id).told_before += (result,)
+        for demand in earlier.demands:
+            self.case(demand.payout_id).demands += (demand,)
+        for end in earlier.compensation_ends:
+            self.case(end.payout_id).ends_before += (end,)
 
     def _sort_entries(self) -> None:
         """Join the stand-in's entries to payouts by the published reference, never by our own numbers."""
@@ -268,9 +301,10 @@ class _File:
     def _cases_by_pull(self) -> dict[str, list[_Case]]:
         """The payouts that name a card pull as their funding or as what was handed back."""
         named: dict[str, dict[str, _Case]] = defaultdict(dict)
-        for pull in self.evidence.pulls:
+        earlier = self.evidence.earlier
+        for pull in self.evidence.pulls + (earlier.pulls if earlier else []):
             named[pull.transaction_identifier][pull.payout_id] = self.case(pull.payout_id)
-        for end in self.evidence.compensation_ends:
+        for end in self.evidence.compensation_ends + (earlier.compensation_ends if earlier else []):
             if end.transaction_identifier is not None:
                 named[end.transaction_identifier][end.payout_id] = self.case(end.payout_id)
         return {identifier: list(cases.values()) for identifier, cases in named.items()}
@@ -408,6 +442,19 @@ def _lost(file: _File) -> Iterator[Finding]:
             yield Finding("lost", str(record.position), sentence)
 
 
+def _never_sent_again(file: _File) -> Iterator[Finding]:
+    """Acknowledged by a cluster that is lost, in no backup that was put back, and not sent again as it was."""
+    again = Counter((record.payout_id, record.value_sha256) for record in file.evidence.accepted)
+    for record in file.gone:
+        key = (record.payout_id, record.value_sha256)
+        if again[key]:
+            again[key] -= 1
+            continue
+        name = record.payout_id or "no request"
+        sentence = f"record {record.position} ({name}) went with its cluster and was never sent again as it was"
+        yield Finding("lost", record.payout_id or f"{record.position} before", sentence)
+
+
 def _payouts_of_records(file: _File) -> Iterator[str]:
     """Ids of accepted records that are to get a result: the owner's and every repeat's."""
     for position, record in file.accepted.items():
@@ -460,7 +507,7 @@ def _phantom(file: _File) -> Iterator[Finding]:
     """PAID, in the ledger or in a result, and the stand-in paid nothing."""
     for case in file.cases.values():
         said = [] if case.row is None or case.row.state != "PAID" else ["the ledger"]
-        said += ["a result"] if "PAID" in case.statuses else []
+        said += ["a result"] if "PAID" in case.statuses_ever else []
         if said and not case.approved:
             sentence = f"payout {case.payout_id} is PAID by {' and '.join(said)}, but the stand-in holds no payment"
             yield Finding("phantom", case.payout_id, sentence)
@@ -484,7 +531,7 @@ def _orphan(file: _File) -> Iterator[Finding]:
 
 def _unpaid_reasons(case: _Case) -> list[str]:
     ends = {case.row.state} if case.row is not None else set()
-    return [f"is {end}" for end in sorted((ends | case.statuses) & set(UNPAID_ENDS))]
+    return [f"is {end}" for end in sorted((ends | case.statuses_ever) & set(UNPAID_ENDS))]
 
 
 def _compensation_reasons(case: _Case) -> list[str]:
@@ -493,7 +540,7 @@ def _compensation_reasons(case: _Case) -> list[str]:
         reasons.append(f"has a compensation ({case.row.compensation})")
     if case.standing_demands:
         reasons.append("has an event that asks for compensation")
-    if any(end.status == COMPENSATED for end in case.ends):
+    if any(end.status == COMPENSATED for end in case.ends + case.ends_before):
         reasons.append("has an event that reports a compensation")
     if case.originators_word:
         reasons.append("was handed back by its originator")
@@ -515,7 +562,13 @@ def _compensated_twice(file: _File) -> Iterator[Finding]:
 
 
 def _second_compensation(case: _Case) -> str | None:
-    told = Counter(executor for executor, _ in {(end.executor, end.event_id) for end in case.ends if _is_done(end)})
+    before, now = _lives(
+        {(end.executor, end.event_id) for end in case.ends_before if _is_done(end)},
+        {(end.executor, end.event_id) for end in case.ends if _is_done(end)},
+    )
+    # What was done in the first life may be told again in the second, which does not know of it; the effects do not
+    # come from there.
+    told = Counter(executor for executor, _ in before) | Counter(executor for executor, _ in now)
     # An effect and our own event about it are one: a reversal or adjustment at Visa, an originator's confirmation.
     by_us = max(len(case.hand_backs), told.pop("PROCESSOR", 0))
     by_originator = max(len(case.originators_word), told.pop("ORIGINATOR", 0))
@@ -531,12 +584,18 @@ def _second_compensation(case: _Case) -> str | None:
     return None
 
 
+def _lives(before: set[Told], now: set[Told]) -> tuple[set[Told], set[Told]]:
+    """What each life told by itself: a backup brings some of the first life's events back."""
+    return before, now - before
+
+
 def _is_done(end: CompensationEnd) -> bool:
     return end.status == COMPENSATED
 
 
 def _leaks(file: _File) -> Iterator[Finding]:
-    for leak in file.evidence.leaks:
+    earlier = file.evidence.earlier
+    for leak in file.evidence.leaks + (earlier.leaks if earlier else []):
         what = "a number that looks like a card's" if leak.ending is None else f"the card number ending {leak.ending}"
         yield Finding("leak", leak.artefact, f"{leak.artefact} holds {what} ({leak.encoding}) at {leak.where}")
 
@@ -548,16 +607,34 @@ def _conflicting_results(file: _File) -> Iterator[Finding]:
     """One payout, one end: told once, however often it is repeated, and the same in the ledger."""
     for case in file.cases.values():
         name = case.payout_id
-        ends = {(result.status, result.event_id) for result in case.standing}
+        before, now = _lives(
+            {(result.status, result.event_id) for result in case.told_before if result.status != RETURNED},
+            {(result.status, result.event_id) for result in case.standing},
+        )
+        ends = max(before, now, key=len)
         if len(ends) > 1:
             told = ", ".join(sorted({status for status, _ in ends}))
             sentence = f"payout {name} has {len(ends)} different results ({told})"
             yield Finding("conflicting_results", name, sentence)
-        elif case.row is not None and case.statuses - {case.row.state}:
-            sentence = (
-                f"payout {name} is {case.row.state} in the ledger, but its result says {', '.join(case.statuses)}"
-            )
+        elif "PAID" in case.statuses_ever and len(case.statuses_ever) > 1:
+            sentence = f"payout {name} was told as {', '.join(sorted(case.statuses_ever))}, in two lives"
             yield Finding("conflicting_results", name, sentence)
+        elif case.row is not None and (wrong := _not_of_the_row(case.row, before, now)):
+            sentence = f"payout {name} is {case.row.state} in the ledger, but its result says {', '.join(wrong)}"
+            yield Finding("conflicting_results", name, sentence)
+
+
+def _not_of_the_row(row: LedgerRow, before: set[tuple[str, str]], now: set[tuple[str, str]]) -> list[str]:
+    """Ends that were told and are not the ledger's. Of one that a lost life told it knows only what people found out:
+
+    paid or not, and under which name it ended unpaid does not matter; until then it waits for them, held.
+    """
+    wrong = {status for status, _ in now} - {row.state}
+    for status, _ in before:
+        same = row.state in TERMINAL_STATES and (status == "PAID") == (row.state == "PAID")
+        if not (same or row.held):
+            wrong.add(status)
+    return sorted(wrong)
 
 
 def _conservation(file: _File) -> Iterator[Finding]:
@@ -572,16 +649,35 @@ def _conservation(file: _File) -> Iterator[Finding]:
 def _returns_fit(file: _File) -> Iterator[Finding]:
     """Money that comes back after PAID is a second fact with one event of its own, and nothing else has one (S8)."""
     for case in file.cases.values():
-        told = {result.event_id for result in case.results if result.status == RETURNED}
+        yield from _returns_of_payments(case)
+        before, now = _lives(
+            {result.event_id for result in case.told_before if result.status == RETURNED},
+            {result.event_id for result in case.results if result.status == RETURNED},
+        )
+        told = before | now
         name, is_paid = case.payout_id, case.row is not None and case.row.state == "PAID"
         if told and not case.came_back:
             yield Finding("returned", name, f"payout {name} is told as returned, but the stand-in took nothing back")
-        elif told and "PAID" not in case.statuses:
+        elif told and "PAID" not in case.statuses_ever:
             yield Finding("returned", name, f"payout {name} is told as returned, but never as PAID")
-        if len(told) > 1:
+        if len(max(before, now, key=len)) > 1:
             yield Finding("returned", name, f"payout {name} has {len(told)} different events of its return")
         if case.came_back and is_paid and not told and not _is_held(case.row):
             yield Finding("returned", name, f"payout {name} is PAID and came back, and nobody was told")
+
+
+def _returns_of_payments(case: _Case) -> Iterator[Finding]:
+    """What comes back is one payment of this payout, once: all of its money, from its recipient, never a part."""
+    paid = Counter(map(_effect, case.approved))
+    for entry in case.came_back:
+        if paid[_effect(entry)]:
+            paid[_effect(entry)] -= 1
+            continue
+        sentence = (
+            f"entry {entry.entry_id} gives back {entry.amount} {entry.currency} for payout {case.payout_id}, "
+            "which is no payment of it, or has come back already"
+        )
+        yield Finding("returned", f"entry {entry.entry_id}", sentence)
 
 
 def _is_held(row: LedgerRow | None) -> bool:
@@ -594,7 +690,7 @@ def _amounts(file: _File) -> Iterator[Finding]:
         amount = _amount(case)
         if amount is None:
             continue
-        told = {(result.amount_minor, result.currency) for result in case.results}
+        told = {(result.amount_minor, result.currency) for result in case.results + case.told_before}
         told |= {(case.row.amount_minor, case.row.currency)} if case.row is not None else set()
         for other_minor, other_currency in sorted(told - {amount}):
             asked, said = f"{amount[0]} {amount[1]}", f"{other_minor} {other_currency}"
@@ -649,7 +745,8 @@ def _hand_backs_fit(file: _File) -> Iterator[Finding]:
         for entry in case.hand_backs
     }
     for case in file.cases.values():
-        if any(_is_done(end) and end.executor == "PROCESSOR" for end in case.ends) and not case.hand_backs:
+        ends = case.ends + case.ends_before
+        if any(_is_done(end) and end.executor == "PROCESSOR" for end in ends) and not case.hand_backs:
             sentence = f"payout {case.payout_id} is reported as handed back, but the stand-in holds no such entry"
             yield Finding("compensation", case.payout_id, sentence)
         if any(entry.entry_id not in explained for entry in case.hand_backs):
@@ -663,7 +760,8 @@ def _hand_backs_fit(file: _File) -> Iterator[Finding]:
 def _originator_has_said_so(file: _File) -> Iterator[Finding]:
     """Money that an originator hands back is COMPENSATED by his word, and by nothing else (rule C2)."""
     for case in file.cases.values():
-        if any(_is_done(end) and end.executor == "ORIGINATOR" for end in case.ends) and not case.originators_word:
+        ends = case.ends + case.ends_before
+        if any(_is_done(end) and end.executor == "ORIGINATOR" for end in ends) and not case.originators_word:
             sentence = f"payout {case.payout_id} is reported as handed back by its originator, who did not say so"
             yield Finding("compensation", case.payout_id, sentence)
 
@@ -679,6 +777,12 @@ def _compensation_is_published(file: _File) -> Iterator[Finding]:
             yield Finding("compensation", name, f"payout {name} has compensation {state} in the ledger, but {asked}")
         told = {end.status for end in case.ends}
         missing = {state} - told if state in COMPENSATION_ENDS else set()
+        # What a lost life has handed back a held row is not to hand back again: it waits for people, as it stands.
+        before = {(end.status, end.event_id) for end in case.ends_before}
+        if case.row.held:
+            told = {end.status for end in case.ends if (end.status, end.event_id) not in before}
+        else:
+            told |= {status for status, _ in before}
         # What a person was to do may be done by a late proof: MANUAL is then told first, and stays told.
         if missing or told - {state, "MANUAL"} or (told and state not in COMPENSATION_ENDS):
             said = ", ".join(sorted(told)) or "nothing"
@@ -687,7 +791,8 @@ def _compensation_is_published(file: _File) -> Iterator[Finding]:
 
 
 def _broken(file: _File) -> Iterator[Finding]:
-    for number, sentence in enumerate(file.evidence.broken):
+    earlier = file.evidence.earlier
+    for number, sentence in enumerate(file.evidence.broken + (earlier.broken if earlier else [])):
         yield Finding("evidence", str(number), sentence)
 
 
@@ -701,6 +806,7 @@ def _known_operations(file: _File) -> Iterator[Finding]:
 
 CHECKS: Final[tuple[Callable[[_File], Iterator[Finding]], ...]] = (
     _lost,
+    _never_sent_again,
     _double,
     _stuck,
     _phantom,

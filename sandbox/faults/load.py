@@ -140,13 +140,19 @@ def payout_number(payout_id: str) -> int:
     return int(payout_id.rpartition("n")[2])
 
 
-def plan_payout(seed: int, number: int) -> PlannedPayout:
+def plan_payout(
+    seed: int,
+    number: int,
+    weights: Mapping[str, float] = WEIGHTS,
+    funding_weights: Mapping[str, float] = FUNDING_WEIGHTS,
+    extra_weights: Mapping[str, float] = EXTRA_WEIGHTS,
+) -> PlannedPayout:
     """The `number`-th payout of a run and what follows it."""
     dice = random.Random(f"{seed}:{number}")
-    purpose = _draw(dice, WEIGHTS)
+    purpose = _draw(dice, weights)
     if purpose in ACCOUNT_LIVES and number % ACCOUNTS_OF_EVERY[0] >= ACCOUNTS_OF_EVERY[1]:
         purpose = "approved"
-    funding = _draw(dice, FUNDING_WEIGHTS)
+    funding = _draw(dice, funding_weights)
     corridor = ACCOUNT_CORRIDOR if purpose in ACCOUNT_LIVES else _draw(dice, CORRIDOR_WEIGHTS)
     currency = corridor[-3:]
     minor = dice.randint(1, AMOUNTS_MAX[currency])
@@ -161,7 +167,7 @@ def plan_payout(seed: int, number: int) -> PlannedPayout:
         amount_minor=minor,
         currency=currency,
         recipient=_recipient(purpose, number, dice),
-        extra=_draw(dice, EXTRA_WEIGHTS),
+        extra=_draw(dice, extra_weights),
     )
 
 

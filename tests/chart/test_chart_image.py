@@ -77,6 +77,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = (uv, "pip", "install", "--quiet", "--python", programs / "bin/python")
     _run(context, uv, "venv", "--quiet", "--python", sys.executable, programs)
     _run(context, *install, "--require-hashes", "--only-binary", ":all:", "-r", "requirements/runtime.txt")
+    _run(context, *install, "--require-hashes", "--only-binary", ":all:", "-r", "requirements/tracing.txt")
     # The first stage has setuptools by its lock; here it is the test environment's, at the same version.
     _run(context, uv, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", "wheels")
     (wheel,) = (context / "wheels").glob("payout_streams-*.whl")
@@ -123,6 +124,7 @@ def test_the_installed_commands_need_no_checkout(installed: Path, tmp_path: Path
     assert commands >= {"worker", "doctor", "ledger", "lag", "topics", "schemas"}
     assert "dev" not in commands, "the laptop's servers are not in the image"
     assert "--no-visa" in _run(tmp_path, installed / "payouts", "doctor", "--help")
+    _run(tmp_path, installed / "python", "-c", "import streams.opentelemetry_spans")
     schemas = yaml.safe_load(_run(tmp_path, installed / "payouts", "schemas", "list", "--output", "json"))
     assert {row["record"] for row in schemas} >= {"PayoutRequest", "AuditRecord"}
 

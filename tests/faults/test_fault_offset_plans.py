@@ -105,6 +105,8 @@ def test_what_is_skipped_is_held_while_requests_go_on_and_paid_after_the_undo(
     after = audited.send(LOAD)
     verified = while_requests_go_on(audited, more, "verify", plan)
     assert (verified["skipped"]["held"], verified["skipped"]["missing"]) == (count, 0)
+    repeats = audited.pipeline.fetch("SELECT count(*) AS records FROM intake WHERE disposition = 'REPEAT'")
+    assert repeats == [{"records": 0}], "the worker began where the plan put it, not before"
     paid = [*sent, *after, *(payout_id for payout_id in more if payout_id not in held)]
     audited.until_paid(paid)
     wait_until_read(audited.pipeline, list(READ_BY_WORKERS))

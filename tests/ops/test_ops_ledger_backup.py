@@ -28,7 +28,7 @@ from ops import backup as commands
 from ops.backup_files import MANIFEST, MANIFEST_HASH, Manifest
 from ops.exit_codes import ExitCode
 from ops.main import app
-from processors.payout.row import LEDGER_RESTORED, PayoutState
+from processors.payout.row import LEDGER_RESTORED, FundingKind, PayoutState
 from sandbox.servers.postgres import PostgresServer
 from tests.contract.ledger.ledger_harness import begun, committed, identity, inserted, step
 
@@ -255,6 +255,47 @@ def test_a_copy_in_the_same_server_that_lost_nothing_is_a_copy_all_the_same(
         postgres_server.drop_database(name)
 
 
+def test_where_the_topics_are_a_copy_too_no_hand_back_of_ours_goes_by_itself(
+    source: str, empty: str, tmp_path: Path
+) -> None:
+    """L11, C1: nobody knows whether what the copy shows under way ended and was handed back: it waits for people.
+
+    Where Kafka was not lost the audit says so, and the others are only asked about (S3).
+    """
+
+    async def under_way(ledger: PostgresLedger) -> None:
+        for number, kind in ((101, FundingKind.AFT), (102, FundingKind.INTERNAL)):
+            row = await inserted(ledger, number, funding_kind=kind)
+            await begun(ledger, row, f"o-{number}", **identity(await ledger.issue_identity_number()), attempts=1)
+
+    with_ledger(source, under_way)
+    published = with_ledger(source, lambda ledger: _audit(ledger))[1]
+    backup_id = made(source, tmp_path / "backup")["backup_id"]
+    assert restored(empty, tmp_path / "backup").exit_code == 0
+
+    async def planned(ledger: PostgresLedger) -> tuple[bool, set[str], int]:
+        plan = await ledger.adoption.plan(published)
+        kinds = {sum_.what for sum_ in plan.held}
+        return plan.kafka_is_a_copy, kinds, sum(sum_.payouts for sum_ in plan.under_way)
+
+    assert with_ledger(empty, planned) == (False, {"not submitted"}, 2)
+    fetch(
+        empty,
+        "INSERT INTO history (actor, transition, to_state, detail) VALUES ('maria', 'topics_restored', 'RESTORED', "
+        f"jsonb_build_object('backup', '{backup_id}')) RETURNING id",
+    )
+    assert with_ledger(empty, planned) == (True, {"not submitted", "may have been handed back"}, 1)
+
+    async def adopted(ledger: PostgresLedger) -> list[bool]:
+        plan = await ledger.adoption.plan(published)
+        await ledger.adoption.adopt(plan, operator="maria", reason="INC-1", clock_skew_seconds=1.0)
+        rows = [await ledger.read(f"payout-{number:08d}") for number in (101, 102)]
+        return [row is not None and row.held for row in rows]
+
+    assert with_ledger(empty, adopted) == [True, False]
+    assert with_ledger(empty, planned)[0] is False, "what follows is ours, and the topics tell of it"
+
+
 @pytest.fixture
 def backup_of(source: str, tmp_path: Path) -> Path:
     made(source, tmp_path / "backup")
@@ -400,9 +441,10 @@ def test_without_the_programs_the_command_says_so(source: str, tmp_path: Path) -
 
 
 def test_an_interrupted_restore_leaves_a_copy_that_pays_nobody(
-    backup_of: Path, empty: str, monkeypatch: pytest.MonkeyPatch
+    backup_of: Path, source: str, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L11: between any two steps the database is empty, or a copy, or without a mode: nothing begins in it."""
+    _, published = with_ledger(source, lambda ledger: _audit(ledger))
     whole = commands.run_program
     for section in ("pre-data", "data", "post-data"):
         name = f"payouts_cut_{uuid.uuid4().hex[:8]}"
@@ -420,8 +462,10 @@ def test_an_interrupted_restore_leaves_a_copy_that_pays_nobody(
         if tables:
             assert fetch(url, "SELECT count(*) FROM restores") == [(1,)]
         if section == "post-data":
+            verdict, _ = with_ledger(url, lambda ledger: ledger.seals.examine(published))
+            assert verdict is Verdict.RESTORED
             verdict, _ = with_ledger(url, lambda ledger: ledger.seals.examine(None))
-            assert verdict in (Verdict.RESTORED, Verdict.TOPIC_LOST)
+            assert verdict is Verdict.TOPIC_LOST, "it has published, and with an empty topic it is not even known to be"
 
 
 def _beside(url: str, name: str) -> str:

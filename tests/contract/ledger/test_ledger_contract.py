@@ -1114,5 +1114,13 @@ async def test_l11_what_the_broker_took_before_an_adoption_is_inserted_held(harn
     for number, received_at in enumerate((until - timedelta(days=3), until - timedelta(microseconds=1)), start=1):
         row = await inserted(harness.ledger, number, received_at=received_at)
         assert (row.held, row.hold_reason) == (True, LEDGER_RESTORED)
-    fresh = await inserted(harness.ledger, 3, received_at=until)
+    fresh = await inserted(harness.ledger, 3, received_at=until, requested_at=until)
     assert (fresh.held, fresh.hold_reason) == (False, None)
+
+
+async def test_l11_what_is_sent_again_after_an_adoption_is_as_old_as_it_was(harness: Harness) -> None:
+    """L11, L12: Kafka was lost as well, and the originator sends what it had acknowledged: the broker takes it now."""
+    until = await harness.adopt()
+    later = until + timedelta(hours=1)
+    again = await inserted(harness.ledger, 1, received_at=later, requested_at=until - timedelta(microseconds=1))
+    assert (again.held, again.hold_reason) == (True, LEDGER_RESTORED)

@@ -285,7 +285,8 @@ async def test_l11_a_copy_put_back_under_a_pool_begins_nothing_until_it_is_adopt
     again = await ledger.insert(lost_request, "intake")
     assert isinstance(again, Inserted)
     assert (again.row.held, again.row.hold_reason) == (True, LEDGER_RESTORED)
-    later = sample_row(8, received_at=done.window_to + timedelta(seconds=1))
+    since = done.window_to + timedelta(seconds=1)
+    later = sample_row(8, received_at=since, requested_at=since)
     fresh = await ledger.insert(later, "intake")
     assert isinstance(fresh, Inserted)
     assert not fresh.row.held

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from sandbox.auditor import verdict as verdict_module
 from sandbox.auditor.evidence import (
+    Accepted,
     CardPull,
     CompensationDemand,
     CompensationEnd,
+    Evidence,
     Intake,
     Leak,
     LedgerRow,
@@ -86,6 +88,12 @@ def lost_repeat(run: Run) -> None:
 
 def lost_bytes(run: Run) -> None:
     run.accept(None, amount_minor=None, currency=None, recipient=None)
+
+
+def lost_with_its_cluster(run: Run) -> None:
+    """A servers' loss: acknowledged by the cluster before, in no backup, and not sent again."""
+    gone = Accepted(Position("payout_requests", 0, 99), "gone", "9" * 64, 2_500, "USD")
+    run.evidence.earlier = Evidence(KEY, accepted=[gone])
 
 
 def lost_both_records(run: Run) -> None:
@@ -267,6 +275,7 @@ PLANTED: list[tuple[Planted, dict[str, int], str]] = [
     (lost_repeat, {"lost": 1}, "paid-usd"),
     (lost_bytes, {"lost": 1}, "payout_requests-0-17"),
     (lost_both_records, {"lost": 1}, "never-seen"),
+    (lost_with_its_cluster, {"lost": 1}, "gone"),
     (double_second_payment, {"double": 1}, "paid-usd"),
     (double_third_payment, {"double": 1}, "paid-usd"),
     (double_other_amount, {"double": 1}, "paid-kwd"),
@@ -708,6 +717,31 @@ def test_a_paid_payout_that_came_back_is_not_handed_back_as_well() -> None:
     assert run.judge().clean
     run.change_row("paid-usd", compensation="COMPENSATED", compensation_executor="PROCESSOR")
     assert zeros(run.judge())["orphan"] == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"amount": "1.00"}, {"currency": "JPY"}, {"recipient_fingerprint": "another"}], ids=str
+)
+def test_what_comes_back_is_all_of_a_payment_from_its_recipient(changes: dict[str, str]) -> None:
+    """S8: an entry that names the payment and gives back something else, or the same again, is no return of it."""
+    run = clean_run()
+    came_back(run, "paid-usd")
+    told_as_returned(run, "paid-usd")
+    assert run.judge().clean
+    whole = run.evidence.entries[-1]
+    run.change_entry(-1, **changes)
+    assert run.judge().count("returned") == 1
+    run.evidence.entries[-1:] = [whole, replace(whole, entry_id=9003)]
+    assert run.judge().count("returned") == 1, "twice"
+
+
+def test_a_part_that_came_back_does_not_make_an_unpaid_payout_paid_nothing() -> None:
+    """P4: some of the money is still with the recipient, and the funding goes back as well."""
+    run = clean_run()
+    run.add_entry(run.evidence.entries[0], operation="account", sender_reference=sender_reference("denied"))
+    run.change_entry(-1, transaction_identifier="VP-1")
+    run.add_entry(run.evidence.entries[-1], operation="account_return", amount="1.00")
+    assert zeros(run.judge()) == {"orphan": 1}
 
 
 def test_receipt_named_by_two_payouts_is_reversed_once() -> None:

@@ -20,7 +20,7 @@ from ops.backup_files import (
     prepared_directory,
     seal_directory,
 )
-from ops.backup_programs import without_password
+from ops.backup_programs import run_program, without_password
 from ops.backup_topics import Committed, Offsets, ahead_of, offsets_of
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed
@@ -190,3 +190,46 @@ def test_no_password_stands_on_a_command_line() -> None:
     address, password = without_password("postgresql://app:s%40cret@one:5432,two:5432/payouts?sslmode=require")
     assert (address, password) == ("postgresql://app@one:5432,two:5432/payouts?sslmode=require", "s@cret")
     assert without_password("postgresql://app@one/payouts") == ("postgresql://app@one/payouts", None)
+
+
+@pytest.mark.parametrize(
+    ("query", "address", "password"),
+    [
+        ("?password=s%40cret", "", "s@cret"),
+        (
+            "?sslmode=require&password=s%26c&sslrootcert=/etc/a%20b.pem",
+            "?sslmode=require&sslrootcert=/etc/a%20b.pem",
+            "s&c",
+        ),
+        ("?host=one:5432,two:5432&password=x", "?host=one:5432,two:5432", "x"),
+        ("?options=-c%20a%3Db", "?options=-c%20a%3Db", None),
+    ],
+)
+def test_a_password_among_the_parameters_stands_on_none_either(query: str, address: str, password: str) -> None:
+    """P6: `?password=` is as good a place for one as before the host, and as visible to everybody in `ps`."""
+    assert without_password(f"postgresql://app@one/payouts{query}") == (
+        f"postgresql://app@one/payouts{address}",
+        password,
+    )
+
+
+def test_the_one_before_the_host_wins_and_that_of_a_key_is_refused() -> None:
+    """P6: as our own connections read it; a key's password has no other way to pg_dump than its command line."""
+    assert without_password("postgresql://app:one@h/p?password=two") == ("postgresql://app@h/p", "one")
+    with pytest.raises(CommandFailed) as failure:
+        without_password("postgresql://app@h/p?sslpassword=s3cret")
+    assert failure.value.code is ExitCode.USAGE
+    assert "s3cret" not in str(failure.value)
+
+
+def test_the_program_sees_the_password_in_its_environment_only(tmp_path: Path) -> None:
+    """P6: what `ps` shows of a real child process, for either place of the password."""
+    program = tmp_path / "pg_dump"
+    program.write_text('#!/bin/sh\ntr "\\0" " " </proc/$$/cmdline >"$2"\nprintf %s "$PGPASSWORD" >"$2.password"\n')
+    program.chmod(0o700)
+    for number, url in enumerate(("postgresql://app:s3cret@h/p", "postgresql://app@h/p?password=s3cret")):
+        seen = tmp_path / f"seen-{number}"
+        run_program(program, ["--file", str(seen)], url)
+        assert "--dbname" in seen.read_text()
+        assert "s3cret" not in seen.read_text()
+        assert (tmp_path / f"seen-{number}.password").read_text() == "s3cret"

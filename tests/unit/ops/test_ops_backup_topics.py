@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +17,19 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ops import backup, backup_topics
 from ops.backup_files import OFFSETS, TOPICS, Part
-from ops.backup_topics import Committed, Here, Offsets, OffsetStep, commit_offsets, steps_of
+from ops.backup_topics import (
+    Committed,
+    Here,
+    Offsets,
+    OffsetStep,
+    are_unfilled,
+    check_places,
+    commit_offsets,
+    ends_of,
+    head_of,
+    no_further_than,
+    steps_of,
+)
 from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed
 from ops.options import Output
@@ -32,26 +46,83 @@ EVERYTHING = replace(
 )
 
 
-@pytest.mark.parametrize(("parts", "filled"), [([Part.OFFSETS], False), ([Part.TOPICS, Part.OFFSETS], True)])
-def test_only_topics_that_this_run_put_back_count_as_those_of_the_backup(
-    parts: list[Part], filled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("parts", "noted", "filled"),
+    [
+        ([Part.OFFSETS], {}, False),
+        ([Part.OFFSETS], {REQUESTS: "made anew since"}, False),
+        ([Part.OFFSETS], {REQUESTS: "new"}, True),
+        ([Part.TOPICS, Part.OFFSETS], {}, True),
+    ],
+)
+def test_only_topics_that_were_put_back_count_as_those_of_the_backup(
+    parts: list[Part], noted: dict[str, str], filled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """K8, S4-32: that the backup holds topics does not say that these topics are they."""
+    """K8, S4-32: that the backup holds topics does not say that these topics are they; the ledger's note does."""
     asked: list[bool] = []
 
-    def plan(*_: Any, with_records: bool) -> list[OffsetStep]:
+    def plan(*_: Any, with_records: bool, topics_of_backup: bool, to_be_filled: Any) -> list[OffsetStep]:
+        assert topics_of_backup
+        assert (to_be_filled is not None) is (Part.TOPICS in parts)
         asked.append(with_records)
         return []
 
-    async def known(_: Settings) -> dict[tuple[str, int], int]:
-        return {}
+    async def known(*_: Any) -> tuple[dict[tuple[str, int], int], dict[str, str]]:
+        return {}, noted
 
     monkeypatch.setattr(backup, "plan_offsets", plan)
+    monkeypatch.setattr(backup, "_ids_now", lambda _: {REQUESTS: "new"})
     monkeypatch.setattr(backup, "_ledger_first", lambda *_, **__: None)
     monkeypatch.setattr(backup, "_known", known)
     (tmp_path / OFFSETS).write_text(to_json(Offsets("payouts", [], {}).document()))
     backup._offsets(SETTINGS, EVERYTHING, tmp_path, Output.JSON, parts, dry_run=True)
     assert asked == [filled]
+
+
+def topic_file(directory: Path, offsets: Sequence[int], *, end: int) -> Path:
+    path = directory / f"{REQUESTS}.jsonl.gz"
+    with gzip.open(path, "wt", encoding="ascii") as file:
+        file.write(json.dumps({"topic": REQUESTS, "partitions": {"0": [0, end], "1": [0, 0]}}) + "\n")
+        file.writelines(json.dumps({"partition": 0, "offset": offset}) + "\n" for offset in offsets)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("offsets", "end", "missing"), [([0, 1, 2], 3, 0), ([], 0, 0), ([0, 2], 3, 1), ([0, 1], 3, 1), ([1, 4], 6, 4)]
+)
+def test_a_place_without_a_record_is_seen_before_anything_is_written(
+    offsets: list[int], end: int, missing: int, tmp_path: Path
+) -> None:
+    """S4-32: the mark of a transaction takes a place that nobody can fill; a dry run says so, too."""
+    path = topic_file(tmp_path, offsets, end=end)
+    assert ends_of(tmp_path) == {(REQUESTS, 0): end, (REQUESTS, 1): 0}
+    if not missing:
+        check_places(path, head_of(path))
+        return
+    with pytest.raises(CommandFailed) as failure:
+        check_places(path, head_of(path))
+    assert failure.value.code is ExitCode.REFUSED
+    assert f"{missing} places of {REQUESTS}" in failure.value.what
+
+
+def test_offsets_before_their_topics_are_seen() -> None:
+    """S4-32: empty topics where the backup has records are not filled yet; a cluster that always was empty is."""
+    one = Offsets("payouts", [Committed(REQUESTS, "id", 0, 7, 9)], {REQUESTS: 1})
+    assert are_unfilled(one, {(REQUESTS, 0): 0})
+    assert not are_unfilled(one, {(REQUESTS, 0): 1})
+    assert not are_unfilled(Offsets("payouts", [Committed(REQUESTS, "id", 0, 0, 0)], {REQUESTS: 1}), {(REQUESTS, 0): 0})
+
+
+def test_no_inbound_offset_is_further_than_the_ledger_is_sure_of() -> None:
+    """K9: a decision is noted when it was looked up, a moment after it was committed; until then it is read again."""
+    decisions = Committed("payout_review_decisions", "id", 0, 7, 9)
+    stage = Committed("payout_cleared", "id", 0, 7, 9)
+    nothing = replace(decisions, partition=1, offset=None)
+    asked = Offsets("payouts", [decisions, nothing, stage], {})
+    known = {("payout_review_decisions", 0): 5}
+    found = no_further_than(asked, known, ["payout_requests", "payout_review_decisions"])
+    assert [one.offset for one in found.committed] == [5, None, 7]
+    assert [one.offset for one in no_further_than(asked, {}, ["payout_review_decisions"]).committed] == [0, None, 7]
 
 
 STEP = OffsetStep(REQUESTS, 0, 9, 4, "topic-id=x")

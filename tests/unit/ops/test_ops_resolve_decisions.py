@@ -202,6 +202,20 @@ async def test_l11_l12_a_hold_of_the_restore_hides_no_earlier_one(ledger: Memory
     assert rules_that_hold(waiting, history) == ["RESOLUTION_PROPOSED", LEDGER_RESTORED, "QUERY_CONTRADICTION"]
 
 
+async def test_l11_an_agreement_knows_that_a_restored_copy_knew_no_more(ledger: MemoryLedger) -> None:
+    """L11, C1: also where the copy showed it under way, and the proposal hides why it was held."""
+    row = await stored(ledger, PayoutState.UNKNOWN, held=True, hold_reason=LEDGER_RESTORED, **LONG_AGO)
+    waiting = await proposed(ledger, row, paid=False)
+    said = approval(waiting, await ledger.history(row.payout_id), waiting.version, False, "jan")
+    assert isinstance(said, Resolved)
+    assert said.in_doubt
+    other = await stored(ledger, PayoutState.UNKNOWN, payout_id="payout-other", **LONG_AGO)
+    waiting = await proposed(ledger, other, paid=False)
+    said = approval(waiting, await ledger.history(other.payout_id), waiting.version, False, "jan")
+    assert isinstance(said, Resolved)
+    assert not said.in_doubt
+
+
 @pytest.mark.parametrize("state", [PayoutState.RECEIVED, PayoutState.VALIDATED, PayoutState.CLEARED], ids=str)
 async def test_s6_what_was_never_submitted_is_cancelled_with_its_hand_back(
     ledger: MemoryLedger, state: PayoutState

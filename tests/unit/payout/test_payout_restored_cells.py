@@ -107,6 +107,22 @@ def test_l11_two_people_find_it_not_paid(
     assert (ended.held, ended.hold_reason) == ((True, LEDGER_RESTORED) if ours else (False, None))
 
 
+@pytest.mark.parametrize(("in_doubt", "held"), [(True, True), (False, False)])
+@pytest.mark.parametrize("state", [PayoutState.UNKNOWN, PayoutState.PENDING])
+def test_l11_c1_a_hand_back_that_may_have_been_made_stays_held(
+    make_row: MakeRow, now: datetime, schedule: Schedule, state: PayoutState, in_doubt: bool, held: bool
+) -> None:
+    """L11, C1: under way in the copy, ended and handed back in what was lost: two people's word makes no second one."""
+    row = make_row(
+        state, held=True, hold_reason=RESOLUTION_PROPOSED, funding_captured=True, receipt_owned=True,
+        funding_kind=FundingKind.AFT,
+    )  # fmt: skip
+    said = Resolved(False, "case 7", "ann", "jan", row.version, in_doubt)
+    ended = _step(apply(row, said, now + LATER, schedule)).row
+    assert ended.compensation is CompensationState.REQUIRED
+    assert (ended.held, ended.hold_reason) == ((True, LEDGER_RESTORED) if held else (False, None))
+
+
 @pytest.mark.parametrize("state", IN_DOUBT)
 def test_l11_released_it_goes_on_in_its_flow(
     make_row: MakeRow, now: datetime, schedule: Schedule, state: PayoutState

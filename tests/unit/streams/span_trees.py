@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from streams.metrics import Metrics
@@ -26,12 +25,13 @@ class Spans:
         self.exporter = InMemorySpanExporter()
         self.metrics = Metrics()
         self.recorder = SpanRecorder(
-            SimpleSpanProcessor(self.exporter), self.metrics, worker="worker-1", environment="test"
+            self.exporter, self.metrics, worker="worker-1", environment="test", queue_max=100_000
         )
         self.tracing = Tracing(self.recorder, ratio=ratio, group="payouts")
 
     def all(self) -> list[ReadableSpan]:
         """Every span, in the order in which they began."""
+        self.recorder.flush()
         assert self.metrics.tracing_failures.labels("span")._value.get() == 0
         return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
