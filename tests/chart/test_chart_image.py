@@ -138,10 +138,13 @@ def test_the_doctor_of_the_image_finds_its_policies(installed: Path, tmp_path: P
         PAYOUTS_PROFILE="test",
         KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
         DATABASE_URL="postgresql://nobody@127.0.0.1:1/none",
+        PAYOUTS_TRACING="otlp",
+        PAYOUTS_TRACING_ENDPOINT="http://127.0.0.1:4318/v1/traces",
     )
     findings = yaml.safe_load(said)
     policies = [found["status"] for found in findings if found["check"] == "policies"]
     assert policies == ["ok"] * 3
+    assert "OpenTelemetry" not in said, "traces can be turned on without another image"
     failed = {found["check"] for found in findings if found["status"] == "fail"}
     assert {"kafka", "postgresql"} <= failed
 

@@ -217,6 +217,7 @@ def test_all_that_runs_is_behind_the_network_policy(rendered: Rendered) -> None:
     assert {53, 443, 5432} < egress
     registry = bool(rendered.values["settings"].get("SCHEMA_REGISTRY_URL"))
     assert (8085 in egress) == registry
+    assert (4318 in egress) == (rendered.values["settings"].get("PAYOUTS_TRACING") == "otlp")
 
 
 def test_jobs_end_and_come_before_the_workers(rendered: Rendered) -> None:
@@ -227,6 +228,8 @@ def test_jobs_end_and_come_before_the_workers(rendered: Rendered) -> None:
         assert notes["helm.sh/hook"] == "pre-install,pre-upgrade"
         assert spec["activeDeadlineSeconds"] > 0
         assert spec["template"]["spec"]["restartPolicy"] == "Never"
+        # Who and why, for the ledger's history; nobody is there to be asked.
+        assert spec["template"]["spec"]["containers"][0]["args"][-4:-1] == ["--operator", "helm", "--reason"]
         # A hook comes before every object of the chart.
         assert "serviceAccountName" not in spec["template"]["spec"]
         weights[component(job)] = int(notes["helm.sh/hook-weight"])

@@ -98,6 +98,11 @@ def test_the_schema_refuses(tools: ChartTools, tmp_path: Path, changes: dict[str
         ({"jobs": {"roles": {"enabled": True}}}, "only the tables' owner gives roles"),
         ({"jobs": {"schemas": {"enabled": True}}}, "jobs.schemas needs settings.SCHEMA_REGISTRY_URL"),
         ({"networkPolicy": {"kafka": {"ports": [9092]}}}, "lacks 9093 of kafka.example.net:9093"),
+        ({"settings": {"PAYOUTS_TRACING": "otlp"}}, "PAYOUTS_TRACING_ENDPOINT is empty"),
+        (
+            {"settings": {"PAYOUTS_TRACING": "otlp", "PAYOUTS_TRACING_ENDPOINT": "https://collector:4317/v1/traces"}},
+            "lacks port 4317 of settings.PAYOUTS_TRACING_ENDPOINT",
+        ),
         (SSL_REGISTRY, "lacks port 8081 of settings.SCHEMA_REGISTRY_URL"),
     ],
     ids=json.dumps,

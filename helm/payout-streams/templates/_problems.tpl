@@ -81,6 +81,9 @@
 {{- if and $values.jobs.roles.enabled (not $values.jobs.migrate.existingSecret) }}
 - jobs.roles needs jobs.migrate.existingSecret: only the tables' owner gives roles.
 {{- end }}
+{{- if and (eq (default "off" $settings.PAYOUTS_TRACING) "otlp") (not $settings.PAYOUTS_TRACING_ENDPOINT) }}
+- settings.PAYOUTS_TRACING_ENDPOINT is empty: name the collector's address for traces.
+{{- end }}
 {{- if and $values.jobs.schemas.enabled (not $settings.SCHEMA_REGISTRY_URL) }}
 - jobs.schemas needs settings.SCHEMA_REGISTRY_URL.
 {{- end }}
@@ -97,7 +100,7 @@
 - networkPolicy.kafka.ports lacks {{ $port }} of {{ trim $broker }}: workers could not reach it.
 {{- end }}
 {{- end }}
-{{- range $name, $ports := dict "VISA_BASE_URL" $values.networkPolicy.visa.ports "VISA_JWKS_URL" $values.networkPolicy.visa.ports "SCHEMA_REGISTRY_URL" $values.networkPolicy.registry.ports }}
+{{- range $name, $ports := dict "VISA_BASE_URL" $values.networkPolicy.visa.ports "VISA_JWKS_URL" $values.networkPolicy.visa.ports "SCHEMA_REGISTRY_URL" $values.networkPolicy.registry.ports "PAYOUTS_TRACING_ENDPOINT" $values.networkPolicy.tracing.ports }}
 {{- $address := get $settings $name -}}
 {{- if $address -}}
 {{- $parts := urlParse $address -}}
