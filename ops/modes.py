@@ -86,7 +86,8 @@ def set_(
     lets anything go on again is asked about, or needs --yes.
 
     Exit code 1: the mode is set, but calls begun before it were still under way when the wait ended. Exit code 3:
-    somebody else has set another mode since the plan was made: nothing was changed.
+    somebody else has set another mode since the plan was made: nothing was changed. To undo it set the mode of before,
+    which the plan names.
     """
     name, why = who(operator), said(reason, "--reason")
     settings = settings_for(DATABASE)

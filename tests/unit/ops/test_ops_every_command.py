@@ -30,6 +30,7 @@ CHANGES: Final = frozenset(
         "hold", "release", "requeue", "resolve", "cancel", "smoke", "topics ensure", "schemas push",
         "ledger roles", "ledger restore", "ledger adopt", "ledger migrate", "intake verify",
         "offsets apply", "offsets undo", "dlq replay", "dlq discard", "certs reload", "certs rollback", "breaker reset",
+        "modes set",
     }
 )  # fmt: skip
 """It has every one of `WANTED`, under these names."""
@@ -59,10 +60,8 @@ EXCEPTIONS: Final = {
     ),
     "review approve": Excepted.of("--reviewer is who, --reason-code and --note are why", "--reason", "--operator"),
     "review reject": Excepted.of("--reviewer is who, --reason-code and --note are why", "--reason", "--operator"),
-    "modes set": Excepted.of(
-        "the brake of an emergency: nothing stands between a hand and it; undone by setting the mode again",
-        "--dry-run", UNDO,
-    ),
+    "drain": Excepted.of("it sets a mode: `modes set maintenance --dry-run` is its plan", "--dry-run"),
+    "resume": Excepted.of("it sets the mode: `modes set normal --dry-run` is its plan", "--dry-run"),
     "offsets plan": Excepted.of(
         "it is the dry run of `offsets apply`: it writes a plan file and nothing else",
         "--dry-run", "--reason", "--operator", UNDO,
