@@ -247,7 +247,7 @@ class Drill:
         say: Callable[[str], None] = lambda _: None,
         command: Callable[[Mapping[str, str], Sequence[str]], Said] = by_process,
     ) -> None:
-        """`replace` destroys the servers with all that is on them, and starts empty ones. `command` runs one of ours."""
+        """`replace` destroys the servers with all that is on them, and starts empty ones. `command` runs ours."""
         self._command = command
         self._options = options
         self._replace = replace
