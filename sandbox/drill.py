@@ -22,6 +22,7 @@ import contextlib
 import functools
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from typer.testing import CliRunner
 
-from ops.main import app
 from sandbox.auditor.audit import audit, read_life
 from sandbox.auditor.collect import read_stand_in
 from sandbox.auditor.evidence import (
@@ -215,6 +214,24 @@ def planned(seed: int, number: int) -> PlannedPayout:
     return plan_payout(seed, number, WEIGHTS, FUNDING_WEIGHTS, EXTRA_WEIGHTS)
 
 
+Said = tuple[int, str, str]
+"""What became of a command: exit code, stdout, stderr."""
+COMMAND_SECONDS_MAX: Final = 120.0
+
+
+def by_process(environment: Mapping[str, str], words: Sequence[str]) -> Said:
+    """`payouts WORDS…` as an operator's shell runs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ops", *words],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS_MAX,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 class Drill:
     """One drill: a life on `servers`, its end, and another one on what `replace` gives."""
 
@@ -228,8 +245,10 @@ class Drill:
         *,
         topic_prefix: str = "",
         say: Callable[[str], None] = lambda _: None,
+        command: Callable[[Mapping[str, str], Sequence[str]], Said] = by_process,
     ) -> None:
-        """`replace` destroys the servers with all that is on them, and starts empty ones."""
+        """`replace` destroys the servers with all that is on them, and starts empty ones. `command` runs ours."""
+        self._command = command
         self._options = options
         self._replace = replace
         self._visa = visa
@@ -554,10 +573,8 @@ class Drill:
     def _states(self) -> list[tuple[str, int]]:
         return [(row["state"], row["rows"]) for row in self._watch.fetch(STATES)]
 
-    def _said(self, *words: str) -> tuple[int, str, str]:
-        """A command in this process, to save a second each: exit code, stdout, stderr."""
-        result = CliRunner().invoke(app, list(words), env=self._environment)
-        return result.exit_code, result.stdout, result.stderr
+    def _said(self, *words: str) -> Said:
+        return self._command(self._environment, words)
 
     def _refused(self, what: str, words: tuple[str, ...], code: int, sentence: str) -> None:
         found, _, stderr = self._said(*words)
