@@ -39,6 +39,7 @@ def pytest_configure() -> None:
 DATABASE_FIXTURES = frozenset({"postgres", "postgres_server", "own_postgres", "database_url"})
 OTHER_SERVERS_FIXTURES = frozenset(
     {"kafka", "kafka_server", "own_kafka", "registry", "registry_server", "own_registry", "own_visa", "stack"}
+    | {"make_pipeline"}  # it asks for its own by name
 )
 
 
