@@ -62,6 +62,8 @@ class People(threading.Thread):
             self._follow()
         except (KafkaException, OSError, ValueError) as error:
             self.failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._codec.close()
 
     def _follow(self) -> None:
         consumer = Consumer(
