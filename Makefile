@@ -70,17 +70,17 @@ chart: $(VENV)/chart-environment ## Lint, schemas and policy scan of the Helm ch
 chart-files: $(VENV)/demo-environment ## Write what the chart copies from the tables of topics and settings.
 	@$(BIN)/python -m helm.generate
 
-DESK := tests/docs tests/ops
+BESIDE := tests/docs tests/ops tests/integration/completeness tests/integration/demo
 
 .PHONY: test
 test: lint types $(VENV)/chart-environment ## Lint, types, unit, contract, integration, on real Kafka, PostgreSQL and registry.
 	@# Both are jobs of their own, so that a signal reaches this shell at once, which ends them by the one they handle.
-	@# Beside the long faults: all that needs no Kafka, then what operators type and read, on a broker of its own.
+	@# Beside the long faults: all that needs no Kafka, then what operators type and other short ones, on a broker of their own.
 	@set -m; ( trap 'exit 130' INT TERM HUP; \
 	  $(BIN)/pytest -q -p no:cacheprovider -m 'not servers or database' tests; first=$$?; \
-	  $(BIN)/pytest -q -p no:cacheprovider -m 'servers and not database' $(DESK) || first=$$?; \
+	  $(BIN)/pytest -q -p no:cacheprovider -m 'servers and not database' $(BESIDE) || first=$$?; \
 	  exit $$first ) >.tests-beside.log 2>&1 & beside=$$!; \
-	$(BIN)/pytest -q -m 'servers and not database' $(addprefix --ignore=,$(DESK)) tests & servers=$$!; \
+	$(BIN)/pytest -q -m 'servers and not database' $(addprefix --ignore=,$(BESIDE)) tests & servers=$$!; \
 	trap 'kill -- -$$beside -$$servers 2>/dev/null; wait; cat .tests-beside.log; exit 130' INT TERM HUP; \
 	wait $$servers; failed=$$?; wait $$beside || failed=$$?; cat .tests-beside.log; exit $$failed
 
