@@ -52,10 +52,11 @@ from sandbox.faults.load import INITIATING_PARTY_ID, Load, LoadFailed, PlannedPa
 from sandbox.faults.people import People
 from sandbox.faults.suite import OPEN_WORK, SET_ASIDE
 from sandbox.servers.kafka import KafkaCluster
-from sandbox.servers.postgres import PostgresServer, enterable_temporary_directory
+from sandbox.servers.postgres import PostgresServer
 from sandbox.servers.processes import ServerError, in_parallel
-from sandbox.servers.stack import ending_signals_ignored, raise_on_ending_signals
+from sandbox.servers.stack import ending_signals_ignored
 from sandbox.servers.visa_stand_in import VisaStandIn
+from sandbox.verdict_run import run_to_verdict, say
 from sandbox.worker_process import CommandFailed, run_command, worker_environment
 from schemas.codec import BlockingCodec
 from schemas.topics import topic_name
@@ -89,7 +90,6 @@ ASKED_AGAIN_SECONDS: Final = 8.0
 METADATA_SECONDS: Final = 20.0
 FLUSH_SECONDS: Final = 60.0
 SEEDS: Final = 1_000_000
-EXIT_INTERRUPTED: Final = 130
 LOOKED: Final = ("--reason", "DRILL: every server is lost", "--operator", "maria", "--dry-run")
 SAID: Final = ("--reason", "DRILL: every server is lost", "--operator", "maria", "--yes")
 REQUESTS: Final = "payout_requests"
@@ -752,30 +752,7 @@ class OwnServers:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 as it must be, 1 otherwise, 2 misuse (argparse)."""
     options, keep = _options(arguments)
-    directory = keep or enterable_temporary_directory("payouts-drill-")
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o711)
-    restore_signals = raise_on_ending_signals()
-    clean = False
-    try:
-        outcome = _on_own_servers(options, directory)
-        clean = outcome.clean
-        for problem in outcome.problems:
-            sys.stderr.write(f"problem: {problem}\n")
-        for line in outcome.lines():
-            sys.stdout.write(f"{line}\n")
-    except (DrillFailed, *FAILURES) as error:
-        sys.stderr.write(f"no verdict: {type(error).__name__}: {error}\n")
-    except KeyboardInterrupt:
-        say("stopped by Ctrl-C; nothing is left running")
-        return EXIT_INTERRUPTED
-    finally:
-        if clean and keep is None:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            say(f"artefacts are in {directory}")
-        restore_signals()
-    return 0 if clean else 1
+    return run_to_verdict("drill", keep, lambda path: _on_own_servers(options, path), (DrillFailed, *FAILURES))
 
 
 def _on_own_servers(options: Options, directory: Path) -> Outcome:
@@ -789,12 +766,6 @@ def _on_own_servers(options: Options, directory: Path) -> Outcome:
     finally:
         with ending_signals_ignored():
             in_parallel([own.stop, visa.stop])
-
-
-def say(message: str) -> None:
-    """Progress, on stderr."""
-    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {message}\n")
-    sys.stderr.flush()
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:

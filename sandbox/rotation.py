@@ -25,12 +25,11 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -49,10 +48,11 @@ from sandbox.faults.aim import LedgerAway, LedgerWatch
 from sandbox.faults.fleet import Fleet, FleetWorker
 from sandbox.faults.load import CARDS_APPROVED, Load, LoadFailed, PlannedPayout, planted_cards
 from sandbox.servers.kafka import KafkaCluster
-from sandbox.servers.postgres import PostgresServer, enterable_temporary_directory
+from sandbox.servers.postgres import PostgresServer
 from sandbox.servers.processes import ServerError, in_parallel
-from sandbox.servers.stack import ending_signals_ignored, raise_on_ending_signals
+from sandbox.servers.stack import ending_signals_ignored
 from sandbox.servers.visa_stand_in import VisaStandIn
+from sandbox.verdict_run import run_to_verdict, say
 from sandbox.worker_process import CommandFailed, run_command, worker_environment
 
 PAYOUTS: Final = 5_000
@@ -79,7 +79,6 @@ LATENCY_SECONDS_MAX: Final = 25.0
 """Above 30 Visa answers 202."""
 SEEDS: Final = 1_000_000
 """A seed is part of every payout_id, which must not look like a card number."""
-EXIT_INTERRUPTED: Final = 130
 
 Facts = Mapping[str, Any]
 """Of `visa` on a worker's health page."""
@@ -159,11 +158,18 @@ class Outcome:
         """Every swap met enough calls, every payout was paid by its first call, and the audit found nothing."""
         return self.verdict is not None and self.verdict.clean and bool(self.swaps) and not self.problems
 
+    def lines(self) -> Iterator[str]:
+        """For stdout: each swap, then the verdict with what this run adds to it."""
+        for swap in self.swaps:
+            yield swap.line()
+        yield self.line()
+
     def line(self) -> str:
         """The verdict line, with what this run adds to it."""
         least = min((swap.in_flight_least for swap in self.swaps), default=0)
         told = f"rotation swaps={len(self.swaps)} in_flight_least={least} problems={len(self.problems)}"
-        return f"{told} {'no verdict' if self.verdict is None else self.verdict.line()}"
+        verdict = "no verdict" if self.verdict is None else self.verdict.line()
+        return f"{told} seconds={self.seconds:.0f} {verdict}"
 
 
 def planned(seed: int, number: int) -> PlannedPayout:
@@ -526,32 +532,7 @@ ALL_SWAPS: Final = tuple(name for name in SWAPS if name != "keys new by signal")
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 as it must be, 1 otherwise, 2 misuse (argparse)."""
     options, keep = _options(arguments)
-    directory = keep or enterable_temporary_directory("payouts-rotation-")
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o711)
-    restore_signals = raise_on_ending_signals()
-    clean = False
-    try:
-        outcome = _on_own_servers(options, directory)
-        clean = outcome.clean
-        for problem in outcome.problems:
-            sys.stderr.write(f"problem: {problem}\n")
-        say(f"{outcome.seconds:.0f} s")
-        for swap in outcome.swaps:
-            sys.stdout.write(f"{swap.line()}\n")
-        sys.stdout.write(f"{outcome.line()}\n")
-    except (RotationFailed, *FAILURES) as error:
-        sys.stderr.write(f"no verdict: {type(error).__name__}: {error}\n")
-    except KeyboardInterrupt:
-        say("stopped by Ctrl-C; nothing is left running")
-        return EXIT_INTERRUPTED
-    finally:
-        if clean and keep is None:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            say(f"artefacts are in {directory}")
-        restore_signals()
-    return 0 if clean else 1
+    return run_to_verdict("rotation", keep, lambda path: _on_own_servers(options, path), (RotationFailed, *FAILURES))
 
 
 def _on_own_servers(options: Options, directory: Path) -> Outcome:
@@ -566,12 +547,6 @@ def _on_own_servers(options: Options, directory: Path) -> Outcome:
     finally:
         with ending_signals_ignored():
             in_parallel([server.stop for server in started])
-
-
-def say(message: str) -> None:
-    """Progress, on stderr."""
-    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {message}\n")
-    sys.stderr.flush()
 
 
 def _uses(worker: FleetWorker, wanted: Facts, asked_at: datetime) -> bool:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sandbox.faults.schedule import plan_faults
-from sandbox.faults.suite import run, say
+from sandbox.faults.suite import run
 from sandbox.faults.tiers import TIERS, Tier
+from sandbox.verdict_run import EXIT_INTERRUPTED, say
 
-EXIT_INTERRUPTED = 130
 SEED_MAX = 999_999
 """It is part of every payout_id, which must not look like a card number."""
 

@@ -37,6 +37,7 @@ from sandbox.faults.stage import FaultStage
 from sandbox.faults.tiers import Tier
 from sandbox.servers.postgres import enterable_temporary_directory
 from sandbox.servers.processes import ServerError
+from sandbox.verdict_run import say
 from sandbox.worker_process import CommandFailed
 
 VISA_LATENCY_MS: Final = 150
@@ -460,12 +461,6 @@ def missed_minima(tier: Tier, verdict: Verdict, conductor: Conductor) -> list[st
         "API faults": (1, verdict.faults.api_faults),
     }
     return [f"{name}: {found}, at least {least} are needed" for name, (least, found) in wanted.items() if found < least]
-
-
-def say(message: str) -> None:
-    """Progress, on stderr."""
-    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {message}\n")
-    sys.stderr.flush()
 
 
 def _fired(fault_report: Mapping[str, Any]) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,8 @@ from sandbox.servers.visa_stand_in import VisaStandIn
 from sandbox.sweep.lives import LIVES
 from sandbox.sweep.points import BROKEN_ORDERS
 from sandbox.sweep.sweep import LANE_FAILURES, Options, Report, Sweep, SweepFailed
+from sandbox.verdict_run import EXIT_INTERRUPTED, say
 
-EXIT_INTERRUPTED = 130
 LANES_MAX = 24
 """Two cores are busy with a dozen; connections to the database bound the rest."""
 
@@ -116,12 +115,6 @@ def _options(arguments: Sequence[str] | None) -> tuple[Options, Path | None, Pat
         broken_order=given.broken_order,
     )
     return options, given.keep, given.report
-
-
-def say(message: str) -> None:
-    """A line on stderr, with the time."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {message}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":
