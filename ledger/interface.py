@@ -38,6 +38,10 @@ class LedgerUnverified(LedgerUnavailable):
     """The database answers, but whether it is the one that we know was not established yet (rule L11)."""
 
 
+class ModeNotKnown(LedgerError, ValueError):
+    """The mode in force is a word of a newer release: no call is allowed in it (rule L9)."""
+
+
 class CommitUnknown(LedgerError):
     """The outcome of a commit is not known: time-out, lost connection or a commit that returned a warning."""
 

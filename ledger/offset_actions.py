@@ -63,6 +63,7 @@ class Step(StrEnum):
     BEGUN = "offsets_begun"
     APPLIED = "offsets_applied"
     PARTLY = "offsets_partly_applied"
+    UNDO_BEGUN = "offsets_undo_begun"
     UNDONE = "offsets_undone"
     PARTLY_UNDONE = "offsets_partly_undone"
 

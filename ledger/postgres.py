@@ -42,6 +42,7 @@ from ledger.interface import (
     LedgerUnavailable,
     LedgerUnverified,
     ModeMoved,
+    ModeNotKnown,
     ModeRecord,
     NotBegun,
     RowRejected,
@@ -566,4 +567,8 @@ def _storable_or_none(payout_id: str | None) -> str | None:
 
 
 def _mode_record(record: Mapping[str, Any]) -> ModeRecord:
-    return ModeRecord(Mode(record["mode"]), record["set_at"], record["operator"], record["reason"])
+    try:
+        mode = Mode(record["mode"])
+    except ValueError:
+        raise ModeNotKnown("the mode in force is a word of a newer release: use that release's command") from None
+    return ModeRecord(mode, record["set_at"], record["operator"], record["reason"])

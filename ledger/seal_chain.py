@@ -31,6 +31,7 @@ _SUBJECTS: Final = {
     "offsets_begun": "offsets",
     "offsets_applied": "offsets",
     "offsets_partly_applied": "offsets",
+    "offsets_undo_begun": "offsets",
     "offsets_undone": "offsets",
     "offsets_partly_undone": "offsets",
     "smoke_begun": "smoke",

@@ -20,7 +20,7 @@ from ulid import ULID
 
 from ledger import restoring
 from ledger.migrate import revision_status
-from ledger.offset_actions import offset_actions
+from ledger.offset_actions import Step, offset_actions
 from ledger.operator_notes import BACKUP_BEGUN, note
 from ops.application import ending
 from ops.asynchronous import run
@@ -53,7 +53,7 @@ from ops.exit_codes import ExitCode
 from ops.failures import CommandFailed, refused, usage_error
 from ops.kafka import connect_admin, our_topics
 from ops.money_text import amount_text
-from ops.offset_apply import locked
+from ops.offset_apply import OFFSETS_NOTED_MAX, locked
 from ops.operator_actions import (
     DryRunOption,
     OperatorOption,
@@ -61,6 +61,7 @@ from ops.operator_actions import (
     ReasonOption,
     YesOption,
     answers,
+    confirmed,
     said,
     who,
     who_or_what,
@@ -282,8 +283,10 @@ def restore(
     if Part.LEDGER in parts:
         pg_restore, _ = program("pg_restore", programs, major_min=manifest.major)
         run(_check_target(settings, manifest))
-    if not dry_run and not yes and not typer.confirm(f"Put it back, as {name}?", err=True):
-        raise CommandFailed(ExitCode.FOUND, "nothing was changed", why="the plan was not agreed to")
+    if Part.OFFSETS in parts and not dry_run and not yes:
+        _offsets(settings, manifest, directory, output, parts, name, why, dry_run=True)  # seen before it is agreed to
+    if not dry_run:
+        confirmed("Put it back", name, yes=yes)
     if Part.LEDGER in parts:
         if not dry_run:
             run(_restored(settings, manifest, directory / DUMP, pg_restore, name, why))
@@ -295,7 +298,7 @@ def restore(
             run(_topics_noted(settings, manifest, name, why))
             done["topics"] = import_topics(settings, directory / TOPICS, dry_run=False)
     if Part.OFFSETS in parts:
-        done["offsets"] = _offsets(settings, manifest, directory, output, parts, dry_run=dry_run)
+        done["offsets"] = _offsets(settings, manifest, directory, output, parts, name, why, dry_run=dry_run)
     if output is Output.JSON:
         emit_object({"money": [_money(row) for row in manifest.money], **done}, output)
     if dry_run:
@@ -417,7 +420,15 @@ async def _restored_at(settings: Settings, manifest: Manifest) -> datetime | Non
 
 
 def _offsets(
-    settings: Settings, manifest: Manifest, directory: Path, output: Output, parts: Sequence[Part], *, dry_run: bool
+    settings: Settings,
+    manifest: Manifest,
+    directory: Path,
+    output: Output,
+    parts: Sequence[Part],
+    name: str,
+    why: str,
+    *,
+    dry_run: bool,
 ) -> dict[str, Any]:
     saved = _saved_offsets(directory)
     if dry_run and Part.LEDGER in parts:
@@ -436,14 +447,28 @@ def _offsets(
     rows = [_offset_row(step) for step in steps]
     if output is Output.TABLE:
         emit_rows(rows, OFFSET_COLUMNS, output)
-    done = 0 if dry_run else run(_committed(settings, steps))
+    done = 0 if dry_run else run(_committed(settings, steps, manifest.backup_id, name, why))
     return {"committed_partitions": done, "partitions": rows}
 
 
-async def _committed(settings: Settings, steps: Sequence[OffsetStep]) -> int:
+async def _committed(settings: Settings, steps: Sequence[OffsetStep], backup_id: str, name: str, why: str) -> int:
+    """Move the group, with a line of the history before it and one after it (P9)."""
+    moved = {f"{one.topic}-{one.partition}": [one.now, one.then] for one in steps if one.then is not None}
+    facts: dict[str, Any] = {
+        "plan": backup_id,
+        "kind": "ledger restore",
+        "reason": why,
+        "partitions": len(moved),
+        "offsets": dict(list(moved.items())[:OFFSETS_NOTED_MAX]),
+    }
     async with offset_actions(settings.database_url.get_secret_value()) as actions:
         await locked(actions)
-        return await to_thread(commit_offsets, settings, steps)
+        if not moved:
+            return 0
+        await actions.note(Step.BEGUN, name, facts)
+        done = await to_thread(commit_offsets, settings, steps)
+        await actions.note(Step.APPLIED, name, facts | {"partitions_moved": done})
+        return done
 
 
 def _saved_offsets(directory: Path) -> Offsets:

@@ -472,11 +472,25 @@ def _found(settings: Settings, names: Sequence[str], opener: EnvelopeOpener | No
             if letter.name == place and letter.sha256.startswith(digest):
                 kept = found[name].setdefault(letter.sha256, letter)
                 if kept is not letter:
+                    _refuse_other_key(opener, kept, letter)
                     found[name][letter.sha256] = _genuine(opener, kept, letter)
     if not shelf.complete:
         raise CommandFailed(ExitCode.PARTIAL, "the topic was not read to its end in time: nothing was changed")
     done = run(_done(settings, sorted({letter.name for same in found.values() for letter in same.values()})))
     return [_named(name, list(found[name].values()), done) for name in wanted]
+
+
+def _refuse_other_key(opener: EnvelopeOpener | None, *copies: Letter) -> None:
+    """The SHA-256 is of the value alone: of two letters with the same value and other keys one is not a worker's."""
+    if opener is None:
+        return
+    keys = {opened(opener, letter).key for letter in copies if _is_what_it_says(opener, letter)}
+    if len(keys) > 1:
+        raise refused(
+            f"there are two letters {copies[0].name} whose records have the same bytes and different keys",
+            why="one of them was not written by a worker of ours",
+            next_step="find out who writes to payout_dead_letters; the sender of the request can send it again",
+        )
 
 
 def _genuine(opener: EnvelopeOpener | None, *copies: Letter) -> Letter:

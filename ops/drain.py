@@ -26,8 +26,8 @@ WAIT_SECONDS: Final = 300.0
 LOOK_EVERY_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 2.0
 """How long nothing may be seen in work: longer than workers take to see the mode and to write what they had in hand."""
-DRAINED_FROM: Final = (Mode.NORMAL, Mode.MANUAL_REVIEW, Mode.MAINTENANCE)
-"""Any other mode stops more already: a drain would let it go on."""
+DRAINED_FROM: Final = (Mode.NORMAL, Mode.MAINTENANCE)
+"""Any other mode stops something that a drain would let go on: `manual_review` what nobody has reviewed."""
 
 IN_WORK: Final = """
 SELECT count(*) FILTER (WHERE lease_until > clock_timestamp()) AS calls_under_way,

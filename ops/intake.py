@@ -314,7 +314,7 @@ async def _driven_in(
         if not positions:
             message("All of them are accounted for meanwhile: nothing was done.")
             return missing, ()
-        facts = {"reason": wanted.reason, "records": len(positions), **_noted(effect, positions)}
+        facts = {"reason": wanted.reason, "records": len(positions), **_noted(effect, positions, len(missing))}
         await note(url, wanted.operator, INTAKE_DRIVE_BEGUN, facts)
         left = await _drive(settings, ledger, records, positions)
         await note(url, wanted.operator, INTAKE_DRIVEN, {"reason": wanted.reason, "left": len(left)})
@@ -328,12 +328,13 @@ def _tell_effect(effect: Effect, missing: Sequence[InboundPosition]) -> None:
         message(f"{topic} {partition}: the workers look up again what lies from offset {first} on.")
 
 
-def _noted(effect: Effect, missing: Sequence[InboundPosition]) -> dict[str, Any]:
-    """What the history keeps of it: short enough for a line, however much is missing."""
+def _noted(effect: Effect, missing: Sequence[InboundPosition], shown: int) -> dict[str, Any]:
+    """What the history keeps of it, short enough for a line; what was shown may be more than what is driven in."""
     first = sorted(_first_of_each(missing).items())
     return {
-        "payouts": effect.payouts,
-        "money": dict(effect.money),
+        "records_shown": shown,
+        "payouts_shown": effect.payouts,
+        "money_shown": dict(effect.money),
         "from": [f"{topic} {partition} {offset}" for (topic, partition), offset in first[:NOTED_PARTITIONS_MAX]],
         "partitions": len(first),
     }

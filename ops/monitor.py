@@ -35,6 +35,8 @@ SELECT count(*) FILTER (WHERE state = 'PAID' AND state_at >= $1) AS paid,
         AND updated_at < clock_timestamp() - interval '60 seconds') AS unannounced,
     count(*) FILTER (WHERE state NOT IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED',
         'IN_REVIEW') AND NOT held
+        AND NOT (state = 'PENDING' AND destination_kind IN ('ACCOUNT', 'WALLET')
+            AND reason_code IS DISTINCT FROM 'AWAITING_INFORMATION')
         AND coalesce(first_intent_at, state_at) < clock_timestamp() - make_interval(secs => $2)) AS stuck
 FROM payouts
 """

@@ -43,6 +43,7 @@ from ops.offset_plans import (
     undo_of,
     undo_refusal,
 )
+from ops.operator_actions import refuse_where_nobody_decides
 from ops.output import progress
 from ops.private_files import write_private
 from processors.payout import state_machine
@@ -439,7 +440,10 @@ async def take_back(cluster: Cluster, back: Back, *, operator: str, reason: str)
             raise refusal
         said = {"plan": back.undoes, "reason": reason, "offsets": _noted(back.plan)["offsets"]}
         async with connected_ledger(settings) as ledger:
+            if back.held:
+                refuse_where_nobody_decides((await ledger.mode()).mode, "releasing what the plan holds")
             await refuse_after_a_restore(reader, ledger, settings.payouts_topic_prefix, back.plan.moves)
+            await actions.note(Step.UNDO_BEGUN, operator, said)
             async with _partly(done, actions, operator, said, Step.PARTLY_UNDONE):
                 await _release(settings, actions, ledger, hold_reason(back.undoes), operator, reason, done)
                 await _move(cluster, [m for m in back.plan.moves if m.delta], back.plan.topic_ids, done)

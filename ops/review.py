@@ -1,4 +1,4 @@
-"""`payouts review list|approve|reject`: payouts that wait for a person after a watch-list match (rule R1).
+"""`payouts review list|approve|reject`: payouts that wait for a reviewer (rule R1).
 
 Who may decide, and how many have to approve, is decided by the workers when they take the decision; the same pure rules
 tell the reviewer here, before anything is published.

@@ -288,7 +288,7 @@ class Driver:
         change = Change(row, step.row, step.transition, self._owner, step.detail)
         begun = await self.ledger.begin(change, owner, self.schedule.lease_seconds, activity)
         if isinstance(begun, NotBegun):
-            self._metrics.compare_and_set_lost.inc()
+            self._metrics.not_begun.labels(begun.value).inc()
         else:
             self._moved(row, begun, step)
         return begun

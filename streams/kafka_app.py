@@ -229,6 +229,8 @@ class OrderedConsumer(driver.Consumer):
 
     def go_on(self) -> None:
         """Fetch again whatever has an agent that takes records."""
+        if not self._buffered_partitions:
+            return  # before the consumer has started, there is no assignment that could be asked for
         for tp in self._buffered_partitions & self.assignment():
             self.on_buffer_drop(tp)
 
@@ -331,8 +333,8 @@ class PayoutsApp(faust.App):
         await self.on_end()
 
     def stand(self, slot: Slot) -> None:
-        """See `OrderedConsumer.stand`."""
-        if self._consumer is not None:
+        """See `OrderedConsumer.stand`. Not if the mode has opened since the caller looked: nobody would undo it."""
+        if self._consumer is not None and self.stands(slot[0]):
             cast("OrderedConsumer", self._consumer).stand(TP(*slot))
 
     def go_on(self) -> None:

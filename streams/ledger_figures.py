@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ledger.figures import LedgerFigures
-from ledger.interface import LedgerError, ModeRecord
+from ledger.interface import LedgerError, ModeNotKnown, ModeRecord
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -173,12 +173,17 @@ class LedgerLooks:
                 await self.look()
             except LedgerError as error:
                 log.warning("the ledger was not counted", extra={"error": type(error).__name__})
+            except Exception:
+                # Nothing is decided by figures: a word that this release does not know must not end the worker.
+                log.exception("the ledger was not counted")
             await asyncio.sleep(self._shown.rest_seconds)
 
     async def look(self) -> None:
         """Once. Raises LedgerError."""
         try:
             await self._ledger.mode()
+        except ModeNotKnown:
+            log.warning("the mode is a word of a newer release")  # but the database answers
         except LedgerError:
             self._metrics.database_up.set(0)
             raise

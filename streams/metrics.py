@@ -116,6 +116,9 @@ class Metrics:
         self.transitions = Counter(
             "payouts_transitions", "Steps of payouts committed in the ledger.", ["transition"], registry=registry
         )
+        self.not_begun = Counter(
+            "payouts_calls_not_begun", "Calls that the ledger did not let begin.", ["why"], registry=registry
+        )
         self.compare_and_set_lost = Counter(
             "payouts_compare_and_set_lost", "Steps that another worker had overtaken.", registry=registry
         )

@@ -46,7 +46,6 @@ def count_step(metrics: Metrics, before: PayoutRow, after: PayoutRow, step: Step
 
 
 def _count_decision(metrics: Metrics, row: PayoutRow, transition: str) -> None:
-    corridor = metrics.labels.corridor(row)
     match transition:
         case "cleared":
             metrics.screened.inc()
@@ -58,9 +57,9 @@ def _count_decision(metrics: Metrics, row: PayoutRow, transition: str) -> None:
         case "denied":
             metrics.screened.inc()
             metrics.screened_denied.labels(row.reason_code or OTHER).inc()
-            metrics.guard_failures.labels(COMPLIANCE_DENIED, corridor).inc()
+            metrics.guard_failures.labels(COMPLIANCE_DENIED, metrics.labels.corridor(row)).inc()
         case "rejected":
-            metrics.guard_failures.labels(row.reason_code or OTHER, corridor).inc()
+            metrics.guard_failures.labels(row.reason_code or OTHER, metrics.labels.corridor(row)).inc()
         case "review_approved":
             metrics.reviews_resolved.labels("approved").inc()
             metrics.approved.inc()

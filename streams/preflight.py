@@ -277,6 +277,8 @@ class PreflightChecks:
                 recipient=recipient,
                 destination=account,
                 quote_id=subject.request.fx_quote.quote_id if subject.request.fx_quote else None,
+                business_application_id=subject.request.business_application_id,
+                purpose_of_payment=subject.request.purpose,
             )
 
         yield self._question(build, outcome_of_account_validation)

@@ -10,7 +10,8 @@
     isolation          n         n          n          n     n           audit     modes only
     halted             n         n          n          n     n           n         health only
 
-(a) only what screening scored below 0.7, or a reviewer approved; what is neither goes to a reviewer.
+(a) only what screening scored below 0.7, or a reviewer approved; a CLEARED payout that is neither goes to a reviewer.
+    One that may have been sent has no case: it is asked about, not sent again, and held after 23 h.
 finish: no request is taken any more, and what was taken before goes on to its end. `drain` is another name for it.
 n to submit: no first push, no resend and no question that would lead to one; calls begun before end by themselves.
 In `isolation` no socket to Visa is open at all; in `halted` workers may still try new certificates (no payout's call).

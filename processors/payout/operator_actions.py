@@ -4,7 +4,8 @@
     Released             a held row goes on where it stood; a pending proposal is withdrawn; after RESENDS_SPENT the
                          payout gets a new retry budget
     Requeued             a payout that waits for its schedule is due now: what may have been sent is asked about first
-                         (S3), and what that answer allows is decided as ever; nothing is sent sooner after an attempt
+                         (S3), and sent again no sooner for it; what Visa has refused is sent at once, before its wait
+                         is over, and another refusal counts against the budget as ever (S7)
     Cancelled            a payout that no attempt may have paid ends CANCELLED; a held one stays held, so that a
                          hand-back of ours waits for the release
     ResolutionProposed   an UNKNOWN or PENDING row is held, and the history says what was found and by whom. So is a
@@ -27,7 +28,7 @@ What consumers see when a resolution is undone: nothing. No result says "unknown
 version; the payout's next end is published under a higher one, and consumers keep the highest (K3).
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from processors.payout.events import (
@@ -51,7 +52,7 @@ from processors.payout.row import (
     PayoutState,
     with_changes,
 )
-from processors.payout.schedule import Schedule, resend_not_before
+from processors.payout.schedule import Schedule, resend_not_before, return_delay
 from processors.payout.step import (
     RESOLVED_NOT_PAID,
     RESOLVED_PAID,
@@ -180,7 +181,9 @@ def resolve(row: PayoutRow, event: Resolved, now: datetime, schedule: Schedule) 
     free: dict[str, Any] = {"held": False, "hold_reason": None}
     if event.paid:
         reason = "Two operators found with evidence that it was paid."
-        done = paid(row, now, reason_code=RESOLVED_PAID, reason=reason, **free)
+        # Like any account payout that is paid, it may come back (S8).
+        due_at = now + return_delay(schedule, row.payout_id, timedelta(0)) if row.is_account_payout else None
+        done = paid(row, now, due_at=due_at, reason_code=RESOLVED_PAID, reason=reason, **free)
         return Step(done, "resolved_paid", detail)
     ended = ended_unpaid(
         row,

@@ -59,7 +59,7 @@ def reviewed(row: PayoutRow, event: Reviewed, now: datetime, schedule: Schedule)
         now,
         schedule,
         reason_code="REVIEW_REJECTED",
-        reason="A reviewer refused the payout after a watch-list match.",
+        reason="A reviewer refused the payout.",
         reviewer=event.reviewer,
     )
     return Step(denied, "review_rejected", detail)

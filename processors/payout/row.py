@@ -138,9 +138,9 @@ class PayoutRow:
     content_hmac: bytes
     sealed_request: bytes
     destination_kind: DestinationKind = DestinationKind.CARD
+    """Rows from before there was another rail say CARD."""
     traceparent: str | None = None
     """The W3C trace context that the request came with, if it had a usable one. Nothing is decided by it."""
-    """Rows from before there was another rail say CARD."""
 
     # Derived by the ledger from its claims, never written with the row.
     receipt_owned: bool = False

@@ -13,7 +13,7 @@ clients written from its OpenAPI; those of cancel and validate, their paths, and
 inferred from the send. `AccountPaths` is there to be corrected.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 from processors.personal_data import BankAccount, Wallet
@@ -26,8 +26,8 @@ from processors.visa.fields import (
     json_text,
     text,
 )
-from processors.visa.identity import Operation, client_transaction_id
-from processors.visa.requests import Party, VisaRequest, check_path
+from processors.visa.identity import Operation
+from processors.visa.requests import CheckedPaths, Party, VisaRequest, post
 
 __all__ = [
     "AccountPaths", "AccountProfile", "cancel_payout", "payout_query", "send_payout", "send_payout_again",
@@ -43,16 +43,12 @@ WALLET: Final = "W"
 
 
 @dataclass(frozen=True, slots=True)
-class AccountPaths:
+class AccountPaths(CheckedPaths):
     """Where each operation lives below the host. Those of cancel and validate are not public."""
 
     payouts: str = "/visapayouts/v3/payouts"
     cancel: str = "/visapayouts/v3/payouts/cancel"
     validate: str = "/visapayouts/v3/payouts/validate"
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            check_path(item.name, str(getattr(self, item.name)))
 
 
 VISA_ACCOUNT_PATHS: Final = AccountPaths()
@@ -112,7 +108,7 @@ def send_payout_again(
     body: bytes, *, payout_id: str, correlation_id: str | None = None, paths: AccountPaths = VISA_ACCOUNT_PATHS
 ) -> VisaRequest:
     """The same send from its persisted body, only for an intent whose earlier attempts were all refused (rule S3)."""
-    return _post(Operation.SEND_PAYOUT, paths.payouts, body, payout_id, correlation_id)
+    return post(Operation.SEND_PAYOUT, paths.payouts, body, payout_id, correlation_id)
 
 
 def payout_query(
@@ -148,7 +144,7 @@ def cancel_payout(
         "initiatingPartyId": _party_id(initiating_party_id),
     }
     body = json_text(document).encode("ascii")
-    return _post(Operation.CANCEL_PAYOUT, paths.cancel, body, payout_id, correlation_id)
+    return post(Operation.CANCEL_PAYOUT, paths.cancel, body, payout_id, correlation_id)
 
 
 def validate_payout(
@@ -163,6 +159,8 @@ def validate_payout(
     destination: BankAccount | Wallet,
     correlation_id: str | None = None,
     quote_id: str | None = None,
+    business_application_id: str | None = None,
+    purpose_of_payment: str | None = None,
 ) -> VisaRequest:
     """Whether such a payout could be sent. `client_reference_id` must be another than the payout's own (rule S1)."""
     body = _document(
@@ -174,8 +172,10 @@ def validate_payout(
         recipient=recipient,
         destination=destination,
         quote_id=quote_id,
+        business_application_id=business_application_id,
+        purpose_of_payment=purpose_of_payment,
     )
-    return _post(Operation.VALIDATE_PAYOUT, profile.paths.validate, body, payout_id, correlation_id)
+    return post(Operation.VALIDATE_PAYOUT, profile.paths.validate, body, payout_id, correlation_id)
 
 
 def _document(
@@ -275,14 +275,3 @@ def _party_id(value: int) -> int:
     if not 0 < value <= LARGEST_PARTY_ID:
         raise RequestInvalid("initiatingPartyId", "is a positive number of at most 63 bits")
     return value
-
-
-def _post(operation: Operation, path: str, body: bytes, payout_id: str, correlation_id: str | None) -> VisaRequest:
-    return VisaRequest(
-        operation=operation,
-        method="POST",
-        path=path,
-        body=body,
-        client_transaction_id=client_transaction_id(payout_id, operation),
-        correlation_id=correlation_id,
-    )

@@ -14,13 +14,13 @@ Sources: Visa's OpenAPI of FTAI v5, PAV v1 and exchange rates v2. The alias dire
 clients only, and which applications it takes is inferred; `InquiryPaths` is there to be corrected.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from processors.secrets import CardNumber, Secret
 from processors.visa.fields import JsonValue, RequestInvalid, alphanumeric, amount_literal, json_text, number, text
 from processors.visa.identity import Identity, Operation
-from processors.visa.requests import SubmissionProfile, VisaRequest, check_expiry, check_path
+from processors.visa.requests import CheckedPaths, SubmissionProfile, VisaRequest, check_expiry
 
 __all__ = [
     "INQUIRY_PATHS", "InquiryPaths", "RateProduct", "alias_resolution", "card_attributes", "card_validation",
@@ -35,17 +35,13 @@ ALIAS_APPLICATION: Final = "PP"
 
 
 @dataclass(frozen=True, slots=True)
-class InquiryPaths:
+class InquiryPaths(CheckedPaths):
     """Where each question lives below the host."""
 
     card_attributes: str = "/paai/fundstransferattinq/v5/cardattributes/fundstransferinquiry"
     card_validation: str = "/pav/v1/cardvalidation"
     alias_resolution: str = "/visaaliasdirectory/v1/resolve"
     rates: str = "/forexrates/v2/foreignexchangerates"
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            check_path(item.name, str(getattr(self, item.name)))
 
 
 INQUIRY_PATHS: Final = InquiryPaths()

@@ -33,9 +33,9 @@ from processors.visa.fields import (
 from processors.visa.identity import Identity, Operation, client_transaction_id
 
 __all__ = [
-    "VISA_PATHS", "CardAcceptor", "FundingTransaction", "Party", "Paths", "Recipient", "RequestInvalid",
+    "VISA_PATHS", "CardAcceptor", "CheckedPaths", "FundingTransaction", "Party", "Paths", "Recipient", "RequestInvalid",
     "SubmissionProfile", "TokenReference", "TracedTransaction", "VisaRequest", "adjust_funds", "adjust_funds_again",
-    "check_expiry", "check_path", "push_funds", "push_funds_again", "reverse_funds", "reverse_funds_again", "status",
+    "check_expiry", "post", "push_funds", "push_funds_again", "reverse_funds", "reverse_funds_again", "status",
     "transaction_query",
 ]  # fmt: skip
 
@@ -63,24 +63,30 @@ QUERY_FIELDS: Final = (
 )
 
 
-def check_path(name: str, path: str) -> None:
+def _check_path(name: str, path: str) -> None:
     """Raises ValueError for text that is no path below a host."""
     if not path.startswith("/") or path.endswith("/") or not path.isascii() or set(path) & set(" ?#%"):
         raise ValueError(f"path {name} must begin with /, not end with /, and hold no query")
 
 
+class CheckedPaths:
+    """Where operations live below the host: every field of the dataclass is a path. Raises RequestInvalid."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]  # whoever inherits is a dataclass
+            _check_path(item.name, str(getattr(self, item.name)))
+
+
 @dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(CheckedPaths):
     """Where each operation lives below the host."""
 
     push_funds: str = "/visadirect/fundstransfer/v1/pushfundstransactions"
     reverse_funds: str = "/visadirect/fundstransfer/v1/reversefundstransactions"
     transaction_query: str = "/visadirect/v1/transactionquery"
     adjustment: str = "/visadirect/v1/adjustment"
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            check_path(item.name, str(getattr(self, item.name)))
 
 
 VISA_PATHS: Final = Paths()
@@ -263,7 +269,7 @@ def push_funds_again(
     body: bytes, *, payout_id: str, correlation_id: str | None = None, paths: Paths = VISA_PATHS
 ) -> VisaRequest:
     """The same OCT from its persisted body: byte-identical, under the same X-Client-Transaction-ID (rule S3)."""
-    return _post(Operation.PUSH_FUNDS, paths.push_funds, body, payout_id, correlation_id)
+    return post(Operation.PUSH_FUNDS, paths.push_funds, body, payout_id, correlation_id)
 
 
 def status(
@@ -353,7 +359,7 @@ def reverse_funds_again(
     body: bytes, *, payout_id: str, correlation_id: str | None = None, paths: Paths = VISA_PATHS
 ) -> VisaRequest:
     """The reversal from its persisted body, for an intent whose earlier attempts were all refused (rules S4, C4)."""
-    return _post(Operation.REVERSE_FUNDS, paths.reverse_funds, body, payout_id, correlation_id)
+    return post(Operation.REVERSE_FUNDS, paths.reverse_funds, body, payout_id, correlation_id)
 
 
 def adjust_funds(
@@ -402,7 +408,7 @@ def adjust_funds_again(
     body: bytes, *, payout_id: str, correlation_id: str | None = None, paths: Paths = VISA_PATHS
 ) -> VisaRequest:
     """The adjustment from its persisted body, only for an intent whose earlier attempts were all refused (rule S3)."""
-    return _post(Operation.ADJUSTMENT, paths.adjustment, body, payout_id, correlation_id)
+    return post(Operation.ADJUSTMENT, paths.adjustment, body, payout_id, correlation_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,7 +608,8 @@ def _local_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _post(operation: Operation, path: str, body: bytes, payout_id: str, correlation_id: str | None) -> VisaRequest:
+def post(operation: Operation, path: str, body: bytes, payout_id: str, correlation_id: str | None) -> VisaRequest:
+    """A POST that carries the payout's own client transaction id."""
     return VisaRequest(
         operation=operation,
         method="POST",

@@ -92,6 +92,8 @@ def test_secrets_are_files(rendered: Rendered) -> None:
 
 def test_no_worker_gets_the_key_of_the_dead_letters(rendered: Rendered) -> None:
     """Only whoever opens dead letters has it (`payouts keys create --help`)."""
+    for worker in rendered.workers():
+        assert "keys" in {volume["name"] for volume in worker["spec"]["template"]["spec"]["volumes"]}
     for _, pod in rendered.pods():
         for volume in pod["volumes"]:
             if volume["name"] == "keys":

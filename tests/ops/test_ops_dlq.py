@@ -334,6 +334,17 @@ def test_k6_a_copy_with_other_bytes_neither_hides_a_letter_nor_is_put_back_for_i
     assert record.value() == value
 
 
+def test_k6_of_two_letters_that_differ_in_the_key_alone_none_is_chosen(live: Live) -> None:
+    """K6: the SHA-256 does not cover the key; a person finds out which of them is ours."""
+    offset, value = next(offsets), request("order-keyed-1")
+    name = set_aside(live, value, b"order-keyed-1", offset=offset)
+    set_aside(live, value, b"order-keyed-2", offset=offset)
+    refused = live.run("dlq", "replay", name, "--reason", "x", "--yes")
+    assert refused.exit_code == ExitCode.REFUSED
+    assert "different keys" in refused.stderr
+    assert on_topic(live, "payout_requests", name) == []
+
+
 def test_k9_a_replayed_record_is_accounted_for_by_its_own_place(live: Live) -> None:
     """K9: letter and replay are two inbound records; until a worker takes it the second one is missing, as any is."""
     name = set_aside(live, request("order-counted-1"), b"order-counted-1")

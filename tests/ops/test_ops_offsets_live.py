@@ -428,10 +428,11 @@ def test_a_ledgers_restore_leaves_no_partition_ahead(desk: Desk) -> None:
     assert [(step.partition, step.now, step.then) for step in steps if step.topic == desk.topic] == [
         (0, 5, 0), (1, 1, 0),
     ]  # fmt: skip
-    assert asyncio.run(ops.backup._committed(settings, steps)) == 2
+    assert asyncio.run(ops.backup._committed(settings, steps, "backup-1", "maria", "INC-1")) == 2
+    assert [line[:2] for line in desk.operator_lines()] == [("offsets_begun", "maria"), ("offsets_applied", "maria")]
     assert (desk.committed(), desk.committed(1)) == (0, 0)
     with pytest.raises(CommandFailed) as moved:
-        asyncio.run(ops.backup._committed(settings, steps))
+        asyncio.run(ops.backup._committed(settings, steps, "backup-1", "maria", "INC-1"))
     assert moved.value.code is ExitCode.REFUSED
 
 

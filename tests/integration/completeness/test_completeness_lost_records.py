@@ -188,7 +188,14 @@ def test_the_command_finds_what_is_missing_and_lets_the_workers_drive_it_in(make
         "intake_drive_begun",
         "intake_driven",
     )
-    wanted = {"reason": REASON, "records": 2, "payouts": 2, "money": {"USD": 5000}, "partitions": 1}
+    wanted = {
+        "reason": REASON,
+        "records": 2,
+        "records_shown": 2,
+        "payouts_shown": 2,
+        "money_shown": {"USD": 5000},
+        "partitions": 1,
+    }
     assert json.loads(begun["detail"]).items() >= wanted.items()
     assert json.loads(ended["detail"]) == {"reason": REASON, "left": 0}
 

@@ -75,7 +75,7 @@ def test_only_topics_that_were_put_back_count_as_those_of_the_backup(
     monkeypatch.setattr(backup, "_ledger_first", lambda *_, **__: None)
     monkeypatch.setattr(backup, "_known", known)
     (tmp_path / OFFSETS).write_text(to_json(Offsets("payouts", [], {}).document()))
-    backup._offsets(SETTINGS, EVERYTHING, tmp_path, Output.JSON, parts, dry_run=True)
+    backup._offsets(SETTINGS, EVERYTHING, tmp_path, Output.JSON, parts, "maria", "INC-1", dry_run=True)
     assert asked == [filled]
 
 
@@ -188,7 +188,7 @@ def test_two_who_move_offsets_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(backup, "offset_actions", actions)
     monkeypatch.setattr(backup, "commit_offsets", lambda *_: pytest.fail("committed without the lock"))
     with pytest.raises(CommandFailed) as failure:
-        asyncio.run(backup._committed(SETTINGS, [STEP]))
+        asyncio.run(backup._committed(SETTINGS, [STEP], "backup-1", "maria", "INC-1"))
     assert failure.value.code is ExitCode.REFUSED
 
 

@@ -922,7 +922,7 @@ class AccountMachine(PayoutMachine):
     def teardown(self) -> None:
         """As for a card; and what came back while it was asked about is known by then."""
         super().teardown()
-        seen = self.row.returned_at is not None or self.row.held or self.row.reason_code == "RESOLVED_PAID"
+        seen = self.row.returned_at is not None or self.row.held
         if self.row.state is PayoutState.PAID and self.visa.returns and not self.unwatched:
             assert seen, "S8: it came back, and nobody knows"
 

@@ -250,3 +250,11 @@ async def test_e5_k8_a_partition_whose_agent_stands_is_not_fetched_and_what_was_
     standing.clear()
     app.go_on()
     assert consumer._get_active_partitions() == {PLACE, other}
+    app.stand(("payout_requests", 0))
+    assert consumer._get_active_partitions() == {PLACE, other}, "who looked before the mode opened stops nothing"
+
+
+async def test_e5_a_mode_that_changes_before_the_consumer_has_started_ends_nothing(app: PayoutsApp) -> None:
+    """E5, K5: a worker that starts while the broker is away has no assignment yet that could be asked for."""
+    assert not consumer_of(app)._buffered_partitions
+    app.go_on()

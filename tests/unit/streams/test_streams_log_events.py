@@ -96,5 +96,6 @@ async def test_b10_one_payouts_events_carry_its_ids(world: World, caplog: pytest
     assert [line["call"] for line in calls] == ["PUSH", "QUERY"]
     assert [line["outcome"] for line in calls] == ["UNKNOWN", "PAID"]
     assert {line["request_id"] for line in calls} == {request.correlation_id for request in world.visa.requests}
+    assert {event for event, found in lines.items() if found} == {"payout moved", "visa call"}
     for event, names in published().items():
         assert all(names <= set(line) for line in lines[event]), event

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from ledger.figures import figures_of
+from ledger.figures import LedgerFigures, figures_of
+from ledger.interface import ModeNotKnown, ModeRecord
 from processors.payout.row import DestinationKind
 from processors.visa.breaker import BreakerState
 from processors.visa.identity import Operation
 from streams.faust_sensor import WorkerSensor
-from streams.ledger_figures import LOOK_EVERY_SECONDS, SHOWN_SECONDS, FiguresShown
+from streams.ledger_figures import LOOK_EVERY_SECONDS, SHOWN_SECONDS, FiguresShown, LedgerLooks
 from streams.metric_labels import COMBINATIONS_MAX, ORIGINATORS_MAX, OTHER, PayoutLabels, Seats
 from streams.metrics import AWAY, Metrics
 from streams.visa_jwks import state_shown
@@ -248,3 +251,29 @@ async def test_promtool_finds_nothing_to_say(world: World) -> None:
     await world.ask("payout-0001")
     await world.settle()
     assert what_promtool_says(generate_latest(world.worker.metrics.registry)) == ""
+
+
+class NewerLedger:
+    """A database in a mode, and with a state, that a newer release has brought."""
+
+    async def mode(self) -> ModeRecord:
+        """A word that is not ours."""
+        raise ModeNotKnown("the mode in force is a word of a newer release")
+
+
+async def test_e6_a_word_of_a_newer_release_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E5, E6: nothing is decided by figures; the database answers, and the counting goes on being tried."""
+    metrics, looks = Metrics(), list[int]()
+
+    async def look() -> LedgerFigures:
+        looks.append(1)
+        if len(looks) > 1:
+            raise asyncio.CancelledError
+        raise KeyError("ARCHIVED")
+
+    watch = LedgerLooks(NewerLedger(), look, metrics)
+    monkeypatch.setattr(FiguresShown, "rest_seconds", 0.0)
+    with pytest.raises(asyncio.CancelledError):
+        await watch.look_forever()
+    assert len(looks) == 2
+    assert metrics.registry.get_sample_value("payouts_database_up") == 1.0

@@ -381,14 +381,20 @@ async def test_k7_an_alias_that_cannot_be_read_is_rejected(world: World) -> None
 
 @pytest.mark.parametrize("kind", ["account", "wallet"])
 async def test_b3_an_account_is_validated_under_a_reference_of_its_own_then_paid(world: World, kind: str) -> None:
-    """B3, S1: the validation's reference is not the payout's, which it must not use up (S3)."""
+    """B3, S1: the validation's reference is not the payout's, which it must not use up (S3); all else is."""
     world.visa.account_status = "PAYMENT_DELIVERED"
-    await ask(world, destination=getattr(world, kind)())
+    await ask(world, destination=getattr(world, kind)(), business_application_id="PP", purpose="ISMDCS")
     await world.settle()
     assert asked(world) == [Operation.VALIDATE_PAYOUT, Operation.RATE_QUOTE]
     validated, rate, sent = (body(request) for request in world.visa.requests[:3])
     assert sent["transactionDetail"]["clientReferenceId"] == sender_reference(NAME)
     assert validated["transactionDetail"]["clientReferenceId"] != sender_reference(NAME)
+    for detail in (sent["transactionDetail"], validated["transactionDetail"]):
+        del detail["clientReferenceId"], detail["endToEndId"]
+    assert validated == sent
+    assert (sent["transactionDetail"]["businessApplicationId"], sent["transactionDetail"]["purposeOfPayment"]) == (
+        "PP", "ISMDCS",
+    )  # fmt: skip
     assert rate["rateProductCode"] == {"account": "BANK", "wallet": "WALLET"}[kind]
     assert (await world.row(NAME)).state == "PAID"
 

@@ -206,19 +206,22 @@ async def test_the_originators_confirmation_hangs_on_his_own_span_of_the_same_tr
 async def test_k2_a_kill_between_effect_and_answer_leaves_one_tree_and_the_same_headers(world: World) -> None:
     """Killed after the effect: another worker asks and announces, in the same trace, and points to the lost attempt."""
     spans = record_spans(world)
-    world.boundary.kill_at = None
     await world.ask(NAME)
-    before = len(world.boundary.passed)
     world.boundary.fail_once("visa.push_funds:after", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         await world.settle()
-    assert len(world.boundary.passed) > before
     world.worker = world.start_worker()
     await world.settle()
     assert (await world.row(NAME)).state == "PAID"
     (push,), (query,) = spans.named("visa PUSH"), spans.named("visa QUERY")
     assert links(query) == [span_id(push)] == [attempt_span_id(NAME, "PUSH", 1)]
     spans.tree()
+    for topic in ("payout_validated", "payout_cleared", "payout_results"):
+        (said,) = {
+            (header_text(one.headers, "ce_id"), header_text(one.headers, "traceparent"))
+            for one in world.broker.topics[topic]
+        }
+        assert said[1] == f"00-{derived_trace_id(NAME)}-{event_span_id(NAME, said[0] or '')}-01"
 
 
 async def test_k2_what_the_sweeper_announces_hangs_on_the_root(world: World) -> None:
@@ -325,7 +328,13 @@ async def test_off_means_the_same_context_in_every_event_and_no_span(world: Worl
     silent = {topic: headers_of(world, topic) for topic in TOPICS}
     await world.ask("payout-0002", headers=WITH_PARENT)
     await world.settle()
-    assert headers_of(world, "payout_results")[1] == headers_of(world, "payout_results")[1]
+    for name, trace, flag in ((NAME, derived_trace_id(NAME), "00"), ("payout-0002", TRACE, "01")):
+        records = [one for topic in TOPICS for one in world.broker.topics[topic] if one.key == name.encode()]
+        assert len(records) == 3, "validated, cleared, result"
+        assert [header_text(one.headers, "traceparent") for one in records] == [
+            f"00-{trace}-{event_span_id(name, header_text(one.headers, 'ce_id') or '')}-{flag}" for one in records
+        ]
+    assert current_span() is NO_SPAN
     assert all(parent and parent.endswith("-00") for parents in silent.values() for parent in parents)
     assert str(headers_of(world, "payout_results")[1]).startswith(f"00-{TRACE}-")
     assert str(headers_of(world, "payout_results")[1]).endswith("-01"), "the originator's own word is kept"
