@@ -32,6 +32,10 @@ STEP_COLUMNS: Final = (
 # Neither the time of a line nor its transaction can be chosen: they are the server's.
 LINE_COLUMNS: Final = ("payout_id", "version", "actor", "transition", "from_state", "to_state", "detail")
 HEAD_COLUMNS: Final = ("sequence", "hash", "sealed_written_by", "sealed_history_id", "published_sequence")
+EXCEPTION_COLUMNS: Final = (
+    *("amount_minor", "currency", "detail", "last_number", "last_seen_at", "gone_at"),
+    *("resolved_at", "resolved_by", "resolution"),
+)
 SEQUENCE: Final = "payout_identity_numbers"
 
 _STEP: Final = f"UPDATE ({', '.join(STEP_COLUMNS)})"
@@ -51,6 +55,8 @@ WORKER_RIGHTS: Final[Mapping[str, Sequence[str]]] = {
     "adoptions": ("SELECT",),
     "restores": ("SELECT",),
     "letter_actions": ("SELECT",),
+    "reconciliations": ("SELECT",),
+    "reconciliation_exceptions": ("SELECT",),
     "visa_orders": ("SELECT",),
     # Who is there, not what happened: a worker that leaves takes its own line away.
     "visa_workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
@@ -70,6 +76,9 @@ OPERATOR_RIGHTS: Final[Mapping[str, Sequence[str]]] = {
     "adoptions": ("SELECT",),
     "restores": ("SELECT",),
     "letter_actions": ("SELECT", "INSERT"),
+    "reconciliations": ("SELECT", "INSERT"),
+    # What was found stays; whether it is still there, and what a person says to it, changes.
+    "reconciliation_exceptions": ("SELECT", "INSERT", f"UPDATE ({', '.join(EXCEPTION_COLUMNS)})"),
     "visa_orders": ("SELECT", "INSERT"),
     "visa_workers": ("SELECT", "DELETE"),
     VERSION_TABLE: ("SELECT",),

@@ -35,6 +35,9 @@ _SUBJECTS: Final = {
     "offsets_undone": "offsets",
     "offsets_partly_undone": "offsets",
     "smoke_begun": "smoke",
+    "reconciled": "reconciliation",
+    "reconciliation_exception_resolved": "reconciliation",
+    "reconciliation_exception_reopened": "reconciliation",
     ADOPTED: "ledger",
 }
 

@@ -25,6 +25,7 @@ MODE_LOCK: Final = 1
 MIGRATION_LOCK: Final = 2
 SEAL_LOCK: Final = 3
 ORDERS_LOCK: Final = 4
+RECONCILIATION_LOCK: Final = 5
 
 # A server that was put back from a copy has to be started: only the one that was looked at may begin calls (rule L11).
 # Without a value (a command, a test) any server will do.

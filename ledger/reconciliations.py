@@ -1,0 +1,210 @@
+"""What was reconciled, and which exceptions are open: written in one transaction with its line of the audited history.
+
+    number = await record(url, run, found)               a day was compared: these exceptions, and no others
+    rows = await exceptions(url, only_open=True)         what is left to be explained
+    done = await resolve(url, 17, operator="maria", reason="INC-9: settled a day later")
+
+An exception is known by its day, kind and subject. A run that compared its side again and did not find it closes it
+(`gone_at`); one that finds something else about it than what a person has explained opens it again.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from ledger.restoring import opened
+from ledger.statements import LOCK_SPACE, RECONCILIATION_LOCK
+
+APPLICATION_NAME: Final = "payouts command"
+EXCEPTIONS_MAX: Final = 100_000
+"""Of one run: with so many the two sides are about different things, and a person looks for the cause first."""
+ROWS_MAX: Final = 10_000
+
+RUN: Final = """
+INSERT INTO reconciliations (day, zone, begun_at, operator, visa_source, matched, unmatched, awaited, money)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) RETURNING number
+"""
+# What a person explained stays explained while it is the same; else it is open again, and that is written down.
+REOPENED: Final = """
+WITH found AS (
+    SELECT $1::date AS day, f.* FROM unnest($2::text[], $3::text[], $4::text[]) AS f (kind, subject, detail)
+), reopened AS (
+    UPDATE reconciliation_exceptions AS e SET resolved_at = NULL, resolved_by = NULL, resolution = NULL
+    FROM found AS f WHERE e.day = f.day AND e.kind = f.kind AND e.subject = f.subject
+        AND e.resolved_at IS NOT NULL AND e.detail <> f.detail
+    RETURNING e.id, e.kind, e.subject
+), noted AS (
+    INSERT INTO history (actor, transition, from_state, to_state, detail)
+    SELECT $5::text, 'reconciliation_exception_reopened', 'RESOLVED', 'OPEN', jsonb_build_object(
+        'reason', 'what was explained has changed', 'exception', id, 'kind', kind, 'subject', subject)
+    FROM reopened
+)
+SELECT count(*) FROM reopened
+"""
+SEEN: Final = """
+INSERT INTO reconciliation_exceptions
+    (day, kind, subject, amount_minor, currency, detail, first_number, last_number)
+SELECT $1::date, f.kind, f.subject, f.amount_minor, f.currency, f.detail, $2::bigint, $2::bigint FROM unnest(
+    $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[]) AS f (kind, subject, amount_minor, currency, detail)
+ON CONFLICT (day, kind, subject) DO UPDATE SET amount_minor = excluded.amount_minor, currency = excluded.currency,
+    detail = excluded.detail, last_number = excluded.last_number, last_seen_at = clock_timestamp(), gone_at = NULL
+"""
+GONE: Final = """
+UPDATE reconciliation_exceptions SET gone_at = clock_timestamp()
+WHERE day = $1 AND last_number < $2 AND kind = ANY ($3::text[]) AND gone_at IS NULL
+"""
+NOTE: Final = """
+INSERT INTO history (actor, transition, from_state, to_state, detail) VALUES ($1, 'reconciled', NULL, $2, $3::jsonb)
+"""
+COLUMNS: Final = """id, day, kind, subject, amount_minor, currency, detail, first_seen_at, last_seen_at, gone_at,
+    resolved_at, resolved_by, resolution"""
+EXCEPTIONS: Final = f"""
+SELECT {COLUMNS} FROM reconciliation_exceptions
+WHERE ($1::boolean IS FALSE OR gone_at IS NULL AND resolved_at IS NULL)
+    AND ($2::date IS NULL OR day = $2) AND ($3::text[] IS NULL OR kind = ANY ($3)) AND ($4::bigint IS NULL OR id = $4)
+ORDER BY day DESC, id DESC LIMIT $5
+"""  # noqa: S608 - a constant
+RESOLVE: Final = """
+WITH resolved AS (
+    UPDATE reconciliation_exceptions SET resolved_at = clock_timestamp(), resolved_by = $2, resolution = $3
+    WHERE id = $1 AND gone_at IS NULL AND resolved_at IS NULL
+        AND detail = $4
+    RETURNING id, day, kind, subject
+), noted AS (
+    INSERT INTO history (actor, transition, from_state, to_state, detail)
+    SELECT $2, 'reconciliation_exception_resolved', 'OPEN', 'RESOLVED', jsonb_build_object(
+        'reason', $3::text, 'exception', id, 'day', day, 'kind', kind, 'subject', subject)
+    FROM resolved
+)
+SELECT id FROM resolved
+"""
+
+
+class VisaSource(StrEnum):
+    """Where Visa's side came from."""
+
+    NONE = "NONE"
+    FILE = "FILE"
+    API = "API"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One comparison of one day. Counts are payouts, and transactions at Visa that no payout has."""
+
+    day: date
+    zone: str
+    begun_at: datetime
+    operator: str
+    visa_source: VisaSource
+    matched: int
+    unmatched: int
+    awaited: int
+    """Neither: what is too young, or outside of what the other side covers."""
+    money: Mapping[str, Mapping[str, int]]
+    """Sums in minor units by currency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One exception of a run."""
+
+    kind: str
+    subject: str
+    """A payout_id; or the numbers of a transaction at Visa."""
+    amount_minor: int | None
+    currency: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An exception as it is kept."""
+
+    id: int
+    day: date
+    kind: str
+    subject: str
+    amount_minor: int | None
+    currency: str | None
+    detail: str
+    first_seen_at: datetime
+    last_seen_at: datetime
+    gone_at: datetime | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution: str | None
+
+    @property
+    def status(self) -> str:
+        """OPEN, GONE (a later run did not find it), or RESOLVED (a person explained it)."""
+        if self.resolved_at is not None:
+            return "RESOLVED"
+        return "OPEN" if self.gone_at is None else "GONE"
+
+
+async def record(database_url: str, run: Run, found: Sequence[Found], compared_kinds: Collection[str]) -> int:
+    """Write the run, its exceptions, and which of the compared kinds are gone; its number. All of it or nothing.
+
+    One after the other: of two runs of a day at once the later one has the last word. Raises ValueError for more than
+    `EXCEPTIONS_MAX`, LedgerError.
+    """
+    if len(found) > EXCEPTIONS_MAX:
+        raise ValueError(f"more than {EXCEPTIONS_MAX} exceptions")
+    columns = [list(column) for column in zip(*(_fields(one) for one in found), strict=True)] or [[], [], [], [], []]
+    async with (
+        opened(database_url, application_name=APPLICATION_NAME) as connection,
+        connection.transaction(),
+    ):
+        await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, {RECONCILIATION_LOCK})")
+        money = json.dumps(run.money)
+        number: int = await connection.fetchval(
+            RUN, run.day, run.zone, run.begun_at, run.operator, run.visa_source.value,
+            run.matched, run.unmatched, run.awaited, money,
+        )  # fmt: skip
+        kinds, subjects, _, _, details = columns
+        await connection.execute(REOPENED, run.day, kinds, subjects, details, run.operator)
+        await connection.execute(SEEN, run.day, number, *columns)
+        await connection.execute(GONE, run.day, number, sorted(compared_kinds))
+        await connection.execute(NOTE, run.operator, "RECONCILED", json.dumps(_noted(number, run)))
+    return number
+
+
+async def exceptions(
+    database_url: str,
+    *,
+    only_open: bool,
+    day: date | None = None,
+    kinds: Collection[str] | None = None,
+    exception_id: int | None = None,
+    limit: int = ROWS_MAX,
+) -> list[Kept]:
+    """Those that fit, youngest first. Raises LedgerUnavailable."""
+    wanted = None if kinds is None else sorted(kinds)
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        rows = await connection.fetch(EXCEPTIONS, only_open, day, wanted, exception_id, limit)
+    return [Kept(**row) for row in rows]
+
+
+async def resolve(database_url: str, seen: Kept, *, operator: str, reason: str) -> bool:
+    """Explain it, as it was seen; False when it changed, is gone, or somebody was faster. Raises LedgerError."""
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        return await connection.fetchval(RESOLVE, seen.id, operator, reason, seen.detail) is not None
+
+
+def _fields(found: Found) -> tuple[str, str, int | None, str | None, str]:
+    return found.kind, found.subject, found.amount_minor, found.currency, found.detail
+
+
+def _noted(number: int, run: Run) -> dict[str, Any]:
+    return {
+        "reason": f"reconciliation of {run.day.isoformat()}",
+        "reconciliation": number,
+        "visa_source": run.visa_source.value,
+        "matched": run.matched,
+        "unmatched": run.unmatched,
+        "awaited": run.awaited,
+    }
