@@ -81,6 +81,19 @@ WITH resolved AS (
 )
 SELECT id FROM resolved
 """
+REOPEN: Final = """
+WITH opened AS (
+    UPDATE reconciliation_exceptions SET resolved_at = NULL, resolved_by = NULL, resolution = NULL
+    WHERE id = $1 AND resolved_at = $4
+    RETURNING id, day, kind, subject
+), noted AS (
+    INSERT INTO history (actor, transition, from_state, to_state, detail)
+    SELECT $2::text, 'reconciliation_exception_reopened', 'RESOLVED', 'OPEN', jsonb_build_object(
+        'reason', $3::text, 'exception', id, 'day', day, 'kind', kind, 'subject', subject)
+    FROM opened
+)
+SELECT id FROM opened
+"""
 
 
 class VisaSource(StrEnum):
@@ -193,6 +206,12 @@ async def resolve(database_url: str, seen: Kept, *, operator: str, reason: str) 
     """Explain it, as it was seen; False when it changed, is gone, or somebody was faster. Raises LedgerError."""
     async with opened(database_url, application_name=APPLICATION_NAME) as connection:
         return await connection.fetchval(RESOLVE, seen.id, operator, reason, seen.detail) is not None
+
+
+async def reopen(database_url: str, seen: Kept, *, operator: str, reason: str) -> bool:
+    """Open it again, as it was explained; False when somebody was faster. Raises LedgerError."""
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        return await connection.fetchval(REOPEN, seen.id, operator, reason, seen.resolved_at) is not None
 
 
 def _fields(found: Found) -> tuple[str, str, int | None, str | None, str]:

@@ -96,6 +96,9 @@ LEFT JOIN card_pulls AS v ON v.pull = {row}.funding_transaction
 _OWNED: Final = """r.payout_id IS NOT NULL
     AND ({row}.funding_trace IS NULL OR coalesce(t.payout_id = {row}.payout_id, false))
     AND ({row}.funding_transaction IS NULL OR coalesce(v.payout_id = {row}.payout_id, false)) AS receipt_owned"""
+CLAIMS_OF_A_PAYOUT: Final = _CLAIMS_OF.format(row="p")
+"""What tells, beside `payouts AS p`, whether its receipt is its own."""
+RECEIPT_OWNED: Final = _OWNED.format(row="p")
 
 
 # L11: what the broker took before a copy was adopted may have been paid before the copy was put back. There is no

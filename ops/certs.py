@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -300,15 +301,22 @@ def _examined(settings: Settings) -> list[Examined]:
 async def _probe(settings: Settings) -> str | None:
     """Why these files and settings cannot be used; None when they can."""
     try:
-        material = load_material(settings, datetime.now(UTC))
-        await _bring_key(settings, material)
-        async with VisaDirectClient(probing(material.connection)) as client:
+        async with connected_visa(settings) as client:
             asked: VisaClient = client
             return await probe_of(settings.visa_acquiring_bin)(asked)
     except MaterialUnusable as error:
         return str(error)
     except OSError as error:
         return f"the files cannot be used together: {error.strerror or type(error).__name__}"
+
+
+@asynccontextmanager
+async def connected_visa(settings: Settings) -> AsyncIterator[VisaDirectClient]:
+    """A connection for questions that move no money. Raises MaterialUnusable, OSError."""
+    material = load_material(settings, datetime.now(UTC))
+    await _bring_key(settings, material)
+    async with VisaDirectClient(probing(material.connection)) as client:
+        yield client
 
 
 async def _bring_key(settings: Settings, material: Material) -> None:

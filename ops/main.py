@@ -30,6 +30,7 @@ from ops import (
     offsets,
     pii_scan,
     preflight,
+    reconcile,
     report,
     requeue,
     resolve,
@@ -108,6 +109,7 @@ for name, noun in (
     ("certs", certs.app),
     ("breaker", breaker.app),
     ("report", report.app),
+    ("reconcile", reconcile.app),
 ):
     app.add_typer(noun, name=name)
 # The laptop's servers need packages that an image in production does not carry.

@@ -147,7 +147,7 @@ def _report(
 ) -> None:
     if markdown and output is Output.JSON:
         raise usage_error("--markdown and --output json contradict each other", next_step="give one of them")
-    span = Span.of(_day(day, zone), days, _zone(zone))
+    span = Span.of(day_of(day, zone), days, zone_of(zone))
     settings = settings_for(DATABASE)
     document = run(report_of(settings, span))
     tables = {section: document[section] for section in sections}
@@ -168,15 +168,17 @@ def _report(
             print("none")
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone. Raises CommandFailed (usage)."""
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError):
         raise usage_error("--zone is no time zone", next_step="for example UTC or Europe/Vienna") from None
 
 
-def _day(text: str | None, zone: str) -> date:
-    today = datetime.now(_zone(zone)).date()
+def day_of(text: str | None, zone: str) -> date:
+    """The day, yesterday where none is given. Raises CommandFailed (usage)."""
+    today = datetime.now(zone_of(zone)).date()
     if text is None:
         return today - timedelta(days=1)
     try:

@@ -45,8 +45,8 @@ class ExceptionKind(StrEnum):
     """Its originator was told another end or another amount than the ledger's."""
     COMPENSATION_MISSING = "COMPENSATION_MISSING"
     """It ended unpaid with funding of its own, and nobody hands that back."""
-    DEMAND_MISSING = "DEMAND_MISSING"
-    """Its originator is to hand the funding back, and was not told."""
+    COMPENSATION_NOT_TOLD = "COMPENSATION_NOT_TOLD"
+    """Nobody was told that its funding is to be handed back, or how that ended."""
 
 
 class Severity(StrEnum):
@@ -80,7 +80,7 @@ TREATMENT: Final[Mapping[ExceptionKind, Treatment]] = {
         Side.VISA, Severity.MONEY, "treasury", "`payouts hold ID`, before its funding is handed back"
     ),
     ExceptionKind.COMPENSATED_AND_PAID: Treatment(
-        Side.LEDGER, Severity.MONEY, "treasury", "`payouts hold ID`; recover one of the two with its originator"
+        Side.VISA, Severity.MONEY, "treasury", "`payouts hold ID`; recover one of the two with its originator"
     ),
     ExceptionKind.NOT_AT_VISA: Treatment(
         Side.VISA, Severity.MONEY, "treasury", "ask Visa with the numbers of `payouts show ID`"
@@ -112,7 +112,7 @@ TREATMENT: Final[Mapping[ExceptionKind, Treatment]] = {
     ExceptionKind.COMPENSATION_MISSING: Treatment(
         Side.LEDGER, Severity.MONEY, "operators", "`payouts compensations --payout-id ID`, `payouts show ID`"
     ),
-    ExceptionKind.DEMAND_MISSING: Treatment(
+    ExceptionKind.COMPENSATION_NOT_TOLD: Treatment(
         Side.TOPICS, Severity.INFORMATION, "operators", "`payouts stuck`; do workers run? was the topic restored?"
     ),
 }

@@ -1,0 +1,171 @@
+"""The course of one reconciliation: every side is read, the ledger last, and every payout of the day is judged.
+
+    outcome = await reconciled(settings, day, span, topics, visa, now)
+
+The topics and Visa's report are held in memory, some hundred bytes for each event; the ledger's payouts pass by.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from ledger.reconciliations import Found
+from ops.ledger_queries import Connection, reading
+from ops.output import progress
+from ops.reconcile_events import Topics
+from ops.reconcile_queries import STATEMENT_SECONDS, known_ids, known_numbers, payouts_of
+from ops.report_queries import Span
+from processors.payout.row import PayoutState
+from processors.reconciliation.compare import Judgement, Terms, judge, strangers
+from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Side
+from processors.reconciliation.sides import NOTHING_TOLD, LedgerPayout, Numbers, VisaReport
+from schemas.card_numbers import looks_like_card_number
+from streams.settings import Settings
+
+OVERLAP: Final = timedelta(hours=2)
+"""What was too young to be missed in the run of the day before is judged once more."""
+DETAIL_CHARACTERS_MAX: Final = 1_000
+"""The table's own limit is 2,000 bytes."""
+WITHHELD: Final = "[withheld]"
+
+
+@dataclass(slots=True)
+class Sums:
+    """Of one currency, in minor units."""
+
+    requested: int = 0
+    """Of payouts that came in on the day."""
+    paid: int = 0
+    """Of payouts that became PAID on the day."""
+    ledger: int = 0
+    """PAID here, of what was compared with Visa."""
+    visa: int = 0
+    """What Visa moved for the same payouts, and for none."""
+
+    @property
+    def difference(self) -> int:
+        """What Visa moved more than the ledger says."""
+        return self.visa - self.ledger
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a day came to. Counts are payouts."""
+
+    matched: int = 0
+    unmatched: int = 0
+    """With at least one exception; also what another side has and the ledger does not."""
+    awaited: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    money: dict[str, Sums] = field(default_factory=dict)
+    found: dict[tuple[ExceptionKind, str], Found] = field(default_factory=dict)
+
+    def add(self, kind: ExceptionKind, subject: str, detail: str, amount: int | None, currency: str | None) -> None:
+        """One exception; several of a kind about the same subject are one. A card number is no id of ours."""
+        shown = WITHHELD if looks_like_card_number(subject) else subject
+        known = self.found.get((kind, shown))
+        whole = detail if known is None else f"{known.detail}; {detail}"
+        self.found[kind, shown] = Found(kind.value, shown, amount, currency, whole[:DETAIL_CHARACTERS_MAX])
+
+    def sums(self, currency: str) -> Sums:
+        """Those of a currency."""
+        return self.money.setdefault(currency, Sums())
+
+
+def compared_kinds(*, topics: bool, visa: bool) -> list[str]:
+    """What a run can say of, and so can find to be gone."""
+    sides = {Side.LEDGER} | ({Side.TOPICS} if topics else set()) | ({Side.VISA} if visa else set())
+    return sorted(kind.value for kind, known in TREATMENT.items() if known.side in sides)
+
+
+async def reconciled(
+    settings: Settings, day: date, span: Span, topics: Topics | None, visa: VisaReport | None, now: datetime
+) -> Outcome:
+    """Judge every payout of the day; then what the others know and the ledger does not. Raises LedgerUnavailable."""
+    begin = span.begin - OVERLAP
+    terms = Terms(now, begin if topics is not None else None, visa)
+    outcome, untold, strange = Outcome(), _ids(topics), _numbers(visa)
+    url = settings.database_url.get_secret_value()
+    async with (
+        reading(url, statement_seconds=STATEMENT_SECONDS) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        with progress("payouts compared", None) as step:
+            async for payout in payouts_of(connection, begin, span.end):
+                step()
+                told = NOTHING_TOLD if topics is None else topics.told.get(payout.payout_id, NOTHING_TOLD)
+                count(outcome, payout, span, judge(payout, told, terms))
+                untold.discard(payout.payout_id)
+                if payout.numbers is not None:
+                    strange.discard(payout.numbers)
+        await _unknown_here(connection, outcome, topics, untold)
+        if visa is not None:
+            known = _numbers(visa) - strange | await known_numbers(connection, strange)
+            unknown_at_visa(outcome, visa, known, day)
+    return outcome
+
+
+def _ids(topics: Topics | None) -> set[str]:
+    return set() if topics is None else set(topics.told)
+
+
+def _numbers(visa: VisaReport | None) -> set[Numbers]:
+    return set() if visa is None else set(visa.pushes)
+
+
+def count(outcome: Outcome, payout: LedgerPayout, span: Span, judgement: Judgement) -> None:
+    """One payout's judgement into the whole. What is only of the overlap adds exceptions and is not counted."""
+    for difference in judgement.differences:
+        outcome.add(difference.kind, payout.payout_id, difference.detail, payout.amount_minor, payout.currency)
+    if not is_of_the_day(payout, span):
+        outcome.unmatched += bool(judgement.differences)
+        return
+    if judgement.differences:
+        outcome.unmatched += 1
+    elif judgement.awaited:
+        outcome.awaited += 1
+    else:
+        outcome.matched += 1
+    outcome.states[payout.state.value] += 1
+    sums = outcome.sums(payout.currency)
+    if span.begin <= payout.received_at < span.end:
+        sums.requested += payout.amount_minor
+    if payout.state is PayoutState.PAID and span.begin <= payout.state_at < span.end:
+        sums.paid += payout.amount_minor
+    sums.ledger += judgement.paid_here_minor
+    sums.visa += judgement.paid_at_visa_minor
+
+
+def is_of_the_day(payout: LedgerPayout, span: Span) -> bool:
+    """Whether anything of it happened on the day itself."""
+    times = (
+        *(payout.received_at, payout.state_at, payout.first_intent_at, payout.last_intent_at),
+        *(payout.compensation_at, payout.returned_at),
+    )
+    return any(at is not None and span.begin <= at < span.end for at in times)
+
+
+async def _unknown_here(connection: Connection, outcome: Outcome, topics: Topics | None, untold: set[str]) -> None:
+    if topics is None:
+        return
+    for payout_id in sorted(untold - await known_ids(connection, untold)):
+        told = topics.told[payout_id]
+        # An event that was published while the ledger was read is of a row that the ledger has: it was written first.
+        for version, event in sorted(told.results.items()):
+            detail = f"told {event.status} in version {version}; the ledger does not have it: is it a restored copy?"
+            outcome.add(ExceptionKind.RESULT_NOT_IN_LEDGER, payout_id, detail, event.amount_minor, event.currency)
+        if told.results:
+            outcome.unmatched += 1
+
+
+def unknown_at_visa(outcome: Outcome, visa: VisaReport, known: set[Numbers], day: date) -> None:
+    """Money of the day that Visa moved under numbers that no payout has. Other days have runs of their own."""
+    for (trace, reference), row, difference in strangers(visa, known):
+        if row.transaction_date != day:
+            continue
+        subject = f"visa RRN {reference} STAN {trace}"
+        outcome.add(difference.kind, subject, difference.detail, row.amount_minor, row.currency)
+        outcome.unmatched += 1
+        if row.amount_minor is not None and row.currency is not None:
+            outcome.sums(row.currency).visa += row.amount_minor

@@ -1,0 +1,145 @@
+"""The topics' side of a reconciliation: what was published of each payout, and requests that the ledger does not know.
+
+Read without a group, from the beginning of the day to what is there now: what ended in the day is told in it or later.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from ledger.interface import InboundPosition, Ledger
+from ops.environment import codec_for, registry_of
+from ops.events import Event, decoded_event
+from ops.failures import unreachable
+from ops.kafka import (
+    Place,
+    Reading,
+    Span,
+    committed_offsets,
+    connect_admin,
+    offset_of,
+    offsets,
+    our_topics,
+    reader,
+    spans,
+    spans_of,
+)
+from ops.output import message, progress
+from ops.redaction import redacted
+from processors.reconciliation.sides import ResultTold, Told
+from schemas.codec import Codec, PinnedResolver, RegistryResolver, Undecodable
+from schemas.topics import topic_of
+from streams.completeness import KafkaRecords, missing_of
+from streams.holes import Unreadable
+from streams.kafka_app import confluent_config
+from streams.settings import Settings
+
+RESULTS: Final = "payout_results"
+DEMANDS: Final = "payout_failed_requires_compensation"
+COMPENSATIONS: Final = "payout_compensation_results"
+REQUESTS: Final = "payout_requests"
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""Records carry the producer's time, steps the database's; the clocks of one installation are closer than this."""
+UNDECODABLE_SHOWN_MAX: Final = 20
+
+
+@dataclass(slots=True)
+class Topics:
+    """What the topics said."""
+
+    told: dict[str, Told]
+    events: int = 0
+    undecodable: int = 0
+
+
+def what_was_told(settings: Settings, begin: datetime, timeout_seconds: float) -> Topics:
+    """Every result, demand and compensation since `begin`. Raises CommandFailed, RegistryUnavailable."""
+    admin = connect_admin(settings)
+    names = our_topics(admin, settings, (RESULTS, DEMANDS, COMPENSATIONS))
+    to_read = spans(admin, names, since=begin - CLOCK_SKEW)
+    total = sum(max(0, span.end - span.first) for span in to_read)
+    found = Topics(defaultdict(Told))
+    with (
+        reader(settings) as consumer,
+        codec_for(settings) as codec,
+        progress("events read", total) as step,
+    ):
+        reading = Reading(consumer, to_read, follow=False, timeout_seconds=timeout_seconds)
+        for record in reading.records():
+            step()
+            try:
+                event = decoded_event(record, codec)
+            except Undecodable as error:
+                found.undecodable += 1
+                if found.undecodable <= UNDECODABLE_SHOWN_MAX:
+                    message(redacted(f"{record.topic()}[{record.partition()}]@{offset_of(record)}: {error.code}"))
+                continue
+            _keep(found, topic_of(event["meta"]["topic"], settings.payouts_topic_prefix).name, event)
+        if not reading.complete:
+            raise unreachable(
+                "the topics were not read to their end in time",
+                why="so what seems to be missing may only not have been read",
+                next_step="give a longer --timeout",
+            )
+    return found
+
+
+def _keep(found: Topics, topic: str, event: Event) -> None:
+    found.events += 1
+    told = found.told[event["payout_id"]]
+    if topic == RESULTS:
+        amount: Mapping[str, Any] = event["amount"]
+        told.results[event["version"]] = ResultTold(event["status"], amount["amount_minor"], amount["currency"])
+    elif topic == DEMANDS:
+        told.demands.add(event["version"])
+    else:
+        told.compensations[event["version"]] = event["status"]
+
+
+async def unknown_requests(
+    settings: Settings, ledger: Ledger, begin: datetime, end: datetime
+) -> tuple[int, list[InboundPosition]]:
+    """How many committed requests of these hours were looked up in the ledger, and those that it does not know.
+
+    Raises CommandFailed, LedgerUnavailable, RegistryUnavailable.
+    """
+    url = registry_of(settings)
+    codec = Codec(RegistryResolver(url) if url else PinnedResolver(), topic_prefix=settings.payouts_topic_prefix)
+    records = KafkaRecords(confluent_config(settings), settings.group)
+    missing: list[InboundPosition] = []
+    looked_up = 0
+    try:
+        ranges = _requests_between(connect_admin(settings), settings, begin, end)
+        with progress("requests looked up", sum(asked.end - asked.first for asked in ranges)) as step:
+            for asked in ranges:
+                slot, first = (asked.topic, asked.partition), asked.first
+                while first < asked.end:
+                    span = await records.read(slot, first, asked.end)
+                    missing += await missing_of(ledger, codec, slot, span, settings.payouts_topic_prefix)
+                    looked_up += len(span.records)
+                    for _ in range(span.next_offset - first):
+                        step()
+                    first = span.next_offset
+    except Unreadable as error:
+        raise unreachable("the requests could not be read", why=str(error)) from None
+    finally:
+        await records.close()
+        await codec.close()
+    return looked_up, missing
+
+
+def _requests_between(admin: AdminClient, settings: Settings, begin: datetime, end: datetime) -> Sequence[Span]:
+    names = our_topics(admin, settings, [REQUESTS])
+    places = [(name, number) for name, count in names.items() for number in range(count)]
+    ends: Mapping[Place, int] = offsets(admin, places, OffsetSpec.for_timestamp(int(end.timestamp() * 1000)))
+    committed = committed_offsets(settings, places)
+    ranges = []
+    for span in spans_of(admin, places, since=begin):
+        place = (span.topic, span.partition)
+        last = span.end if ends[place] < 0 else ends[place]
+        ranges.append(Span(*place, span.first, min(last, committed.get(place, 0))))
+    return [asked for asked in ranges if not asked.is_empty]

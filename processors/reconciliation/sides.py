@@ -1,0 +1,98 @@
+"""What each side says of one payout: the ledger, the topics, Visa's report. Amounts are minor units, times UTC."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Final, Self
+
+from processors.payout.row import CompensationState, PayoutState
+from processors.visa.transaction_report import Movement, ReportRow
+
+Numbers = tuple[int | None, str]
+"""STAN and RRN: what names a transaction at Visa for ever (rule S1)."""
+
+TAKEN_WITHIN: Final = timedelta(hours=1)
+"""From an intent of ours to Visa's date of it: a call's time, and clocks; a push at midnight may be of the next day."""
+OF_PUSHES: Final = frozenset({Movement.PUSH, Movement.PUSH_REVERSED, Movement.PUSH_CHARGED_BACK})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerPayout:
+    """The ledger's side: those columns of a row that the others are compared with."""
+
+    payout_id: str
+    amount_minor: int
+    currency: str
+    state: PayoutState
+    state_version: int
+    state_at: datetime
+    received_at: datetime
+    is_account_payout: bool
+    systems_trace_audit_number: int | None
+    retrieval_reference_number: str | None
+    first_intent_at: datetime | None
+    last_intent_at: datetime | None
+    ambiguous: bool
+    funding_captured: bool
+    receipt_owned: bool
+    compensation: CompensationState
+    compensation_version: int
+    compensation_at: datetime | None
+    returned_at: datetime | None
+    returned_version: int
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """What names it at Visa; None before its first intent, and for accounts, which are named by reference."""
+        if self.is_account_payout or self.retrieval_reference_number is None:
+            return None
+        return self.systems_trace_audit_number, self.retrieval_reference_number
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTold:
+    """One event of `payout_results`."""
+
+    status: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(slots=True)
+class Told:
+    """The topics' side: what was published of one payout, by the row version that each event reports (rule K3)."""
+
+    results: dict[int, ResultTold] = field(default_factory=dict)
+    demands: set[int] = field(default_factory=set)
+    """Events that demand a compensation."""
+    compensations: dict[int, str] = field(default_factory=dict)
+    """How compensations ended."""
+
+
+NOTHING_TOLD: Final = Told()
+
+
+@dataclass(frozen=True, slots=True)
+class VisaReport:
+    """Visa's side: the pushes of whole days, and which days they are."""
+
+    first: date
+    last: date
+    pushes: Mapping[Numbers, Sequence[ReportRow]]
+
+    @classmethod
+    def of(cls, rows: Iterable[ReportRow], first: date, last: date) -> Self:
+        """Pushes by their numbers. A row that is listed twice, equal in everything, is one (Visa's own example is so)."""
+        pushes: dict[Numbers, list[ReportRow]] = {}
+        for row in dict.fromkeys(rows):
+            if row.movement in OF_PUSHES:
+                key = row.systems_trace_audit_number, row.retrieval_reference_number
+                pushes.setdefault(key, []).append(row)
+        return cls(first, last, pushes)
+
+    def covers(self, payout: LedgerPayout) -> bool:
+        """Whether every day on which Visa may have taken it is in the report."""
+        if payout.first_intent_at is None or payout.numbers is None:
+            return False
+        taken_until = (payout.last_intent_at or payout.first_intent_at) + TAKEN_WITHIN
+        return self.first <= payout.first_intent_at.date() and taken_until.date() <= self.last
