@@ -19,6 +19,10 @@ LONGEST_DECIMAL_TEXT: Final = 13
 _EXPONENTS: Final[dict[str, int]] = {
     currency.code: int(currency.exponent) for currency in iso4217.Currency if currency.exponent is not None
 }
+_BY_NUMBER: Final[dict[str, str]] = {
+    f"{currency.number:03d}": currency.code for currency in iso4217.Currency if currency.code in _EXPONENTS
+}
+_NO_CURRENCY: Final = "no ISO 4217 alphabetic code with a minor unit; send three upper-case letters such as USD"
 
 
 class MoneyError(Exception):
@@ -64,9 +68,20 @@ def exponent(currency: str) -> int:
     try:
         return _EXPONENTS[currency]
     except KeyError:
-        raise UnknownCurrency(
-            "no ISO 4217 alphabetic code with a minor unit; send three upper-case letters such as USD"
-        ) from None
+        raise UnknownCurrency(_NO_CURRENCY) from None
+
+
+def alphabetic_currency(code: str) -> str:
+    """The alphabetic code of a currency that is given by it or by its ISO 4217 number: "840", "USD" are both "USD".
+
+    A number may have lost its leading zeros ("36" is "AUD"). Raises UnknownCurrency, which never quotes the code.
+    """
+    if code in _EXPONENTS:
+        return code
+    try:
+        return _BY_NUMBER[code.zfill(3)]
+    except KeyError:
+        raise UnknownCurrency(_NO_CURRENCY) from None
 
 
 def decimal_string(amount_minor: int, currency: str) -> str:

@@ -51,6 +51,7 @@ class Operation(StrEnum):
     ALIAS_RESOLUTION = "alias_resolution"
     RATE_QUOTE = "rate_quote"
     CONNECTION_PROBE = "connection_probe"
+    TRANSACTION_REPORT = "transaction_report"
 
 
 PREFLIGHT_QUESTIONS: Final = frozenset(

@@ -44,13 +44,14 @@ RETRY_AFTER_SECONDS_DEFAULT: Final = 1
 COUNTERS_MAX: Final = 500_000
 
 Operation = Literal[
-    "push", "status", "query", "reverse", "adjustment",
+    "push", "status", "query", "report", "reverse", "adjustment",
     "account_send", "account_query", "account_cancel", "account_validate",
     "attributes", "validation", "alias", "rates",
     "jwks", "connect",
 ]  # fmt: skip
 POSTS: Final[frozenset[Operation]] = frozenset({"push", "reverse", "adjustment"})
 READS: Final[frozenset[Operation]] = frozenset({"status", "query"})
+REPORT: Final[frozenset[Operation]] = frozenset({"report"})
 ACCOUNT_POSTS: Final[frozenset[Operation]] = frozenset({"account_send", "account_cancel"})
 ACCOUNT_QUERY: Final[frozenset[Operation]] = frozenset({"account_query"})
 # Questions that move nothing: whatever happens to them, nobody is paid.
@@ -93,8 +94,10 @@ class FaultRule(BaseModel):
                 f"fault {self.fault!r} acts before the body is read, so it cannot know sender_reference; "
                 "use client_transaction_id"
             )
-        if self.operation == "jwks" and (self.sender_reference or self.client_transaction_id):
-            raise ValueError("keys belong to no payout: leave sender_reference and client_transaction_id away")
+        if self.operation in JWKS | REPORT and (self.sender_reference or self.client_transaction_id):
+            raise ValueError(
+                "keys and reports belong to no payout: leave sender_reference and client_transaction_id away"
+            )
         if self.client_transaction_id is not None and self.operation in READS | ACCOUNT_QUERY:
             raise ValueError("client_transaction_id is a header of POSTs only; use sender_reference")
         if fault.refuses_connections and self.model_fields_set - {"operation", "fault", "seconds"}:
@@ -361,7 +364,7 @@ _MOVES = POSTS | ACCOUNT_POSTS
 _LATE = POSTS | frozenset[Operation]({"account_send"})
 _QUERIES = ACCOUNT_QUERY | frozenset[Operation]({"query"})
 _RATES = frozenset[Operation]({"rates"})
-_ENCRYPTED = POSTS | READS | ACCOUNT_POSTS | ACCOUNT_QUERY | INQUIRIES
+_ENCRYPTED = POSTS | READS | REPORT | ACCOUNT_POSTS | ACCOUNT_QUERY | INQUIRIES
 _ALL = _ENCRYPTED | JWKS
 FAULTS: Final[dict[str, Fault]] = {
     "refuse_connections": Fault(CONNECT, refuses_connections=True),

@@ -24,6 +24,7 @@ from sandbox.visa_direct.refusal import (
     VALIDATION_ERROR,
     Refusal,
 )
+from sandbox.visa_direct.report import parse_report, report_row
 from sandbox.visa_direct.settings import (
     FORCED_TIMEOUT_MS,
     FORCED_TIMEOUT_WORK_SECONDS,
@@ -39,6 +40,7 @@ PUSH_PATH: Final = "/visadirect/fundstransfer/v1/pushfundstransactions"
 REVERSE_PATH: Final = "/visadirect/fundstransfer/v1/reversefundstransactions"
 ADJUSTMENT_PATH: Final = "/visadirect/v1/adjustment"
 QUERY_PATH: Final = "/visadirect/v1/transactionquery"
+REPORT_PATH: Final = "/visadirect/reports/v1/transactiondata"
 HELLO_PATH: Final = "/vdp/helloworld"
 _PATHS: Final[dict[str, str]] = {"push": PUSH_PATH, "reverse": REVERSE_PATH}
 
@@ -86,6 +88,7 @@ class VisaDirect:
         application.router.add_get(f"{REVERSE_PATH}/{{status_identifier}}", self._status)
         application.router.add_post(ADJUSTMENT_PATH, self._adjust)
         application.router.add_get(QUERY_PATH, self._query)
+        application.router.add_get(REPORT_PATH, self._report)
 
     def start(self) -> None:
         """Take up the work that was answered with 202 before a restart."""
@@ -219,6 +222,21 @@ class VisaDirect:
         if len(rows) > QUERY_ROWS_MAX:
             response.headers["x-pagination"] = "true"
         return await self._gateway.spoiled(request, call, response)
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        call = self._gateway.begin(request, "report")
+        dropped = await self._gateway.arrival_fault(request, call)
+        if dropped is not None:
+            return dropped
+        self._gateway.check_read(request)
+        report = parse_report(request.query, self._gateway.now_ms())
+        answer = await self._gateway.fault_before(request, call)
+        if answer is not None:
+            return answer
+        await self._gateway.delay(call)
+        offset = (report.page - 1) * report.limit
+        rows = self._store.moved_between(report.from_ms, report.until_ms, limit=report.limit, offset=offset)
+        return await self._gateway.reply(request, call, [report_row(row, report.fields) for row in rows])
 
     # What a request becomes.
 

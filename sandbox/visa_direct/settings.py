@@ -22,6 +22,11 @@ REVERSAL_WINDOW_SECONDS: Final = 24 * 3600
 # Visa's OpenAPI: the query looks back 120 days and gives ten rows at most.
 QUERY_WINDOW_SECONDS: Final = 120 * 24 * 3600
 QUERY_ROWS_MAX: Final = 10
+# Visa's sample clients of the Reports API (2018): five days at once, of the last 120, a hundred rows a page by default;
+# that no page may be larger is inferred.
+REPORT_DAYS_MAX: Final = 5
+REPORT_DAYS_BACK_MAX: Final = 120
+REPORT_ROWS_MAX: Final = 100
 # Visa's encryption guide: a JWE is valid for two minutes, in both directions for clocks that differ.
 MLE_VALIDITY_MS: Final = 120_000
 # A push with every optional field is under 10 KiB; a fault plan of some hundred rules is under 100 KiB.

@@ -164,6 +164,11 @@ _PAGES_OF_PAYOUT: Final[dict[Table, str]] = {
     "entries": "SELECT * FROM entries WHERE id > ? AND sender_reference = ? ORDER BY id LIMIT ?",
     "requests": "SELECT * FROM requests WHERE id > ? AND sender_reference = ? ORDER BY id LIMIT ?",
 }
+_MOVED: Final = """
+SELECT * FROM entries
+WHERE money_moved = 1 AND operation IN ('push', 'funding', 'reverse', 'adjustment') AND at_ms >= ? AND at_ms < ?
+ORDER BY id LIMIT ? OFFSET ?
+"""
 _COUNTS: Final = """
 SELECT (SELECT count(*) FROM entries) AS entries,
        (SELECT count(*) FROM requests) AS requests,
@@ -264,6 +269,10 @@ class Store:
             "SELECT * FROM entries WHERE transaction_identifier = ? AND acquiring_bin = ? ORDER BY id",
             (transaction_identifier, acquiring_bin),
         )
+
+    def moved_between(self, from_ms: int, until_ms: int, *, limit: int, offset: int) -> list[Row]:
+        """What moved money to or from cards in that time, oldest entry first. Reads the whole ledger: for reports."""
+        return self._rows(_MOVED, (from_ms, until_ms, limit, offset))
 
     def entry_by_status(self, status_identifier: str) -> Row | None:
         rows = self._rows("SELECT * FROM entries WHERE status_identifier = ?", (status_identifier,))
