@@ -21,7 +21,7 @@ from ops.asynchronous import connected_ledger, run
 from ops.certs import connected_visa
 from ops.environment import DATABASE, KAFKA, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import CommandFailed, not_found, unreachable, usage_error
+from ops.failures import CommandFailed, not_found, refused, unreachable, usage_error
 from ops.ledger_queries import reading
 from ops.money_text import amount_text
 from ops.operator_actions import (
@@ -50,6 +50,7 @@ from processors.visa.fields import RequestInvalid
 from processors.visa.transaction_report import REPORT_DAYS_BACK_MAX, ReportRow, ReportUnreadable, rows_of_csv
 from schemas.topics import TOPICS
 from streams.settings import Settings
+from streams.visa_material import MaterialUnusable
 from streams.visa_report import ReportUnavailable, fetched
 
 LOOKBACK_DAYS: Final = 5
@@ -157,7 +158,7 @@ def _topics(settings: Settings, span: Span, now: datetime, timeout: float) -> To
     if now - begin > keeps:
         message(f"The topics keep {keeps.days} days: what was published of this day is gone and not compared.")
         return None
-    return what_was_told(settings, begin, timeout)
+    return what_was_told(settings, begin, span.end, timeout)
 
 
 def _requests(settings: Settings, span: Span, now: datetime) -> list[InboundPosition]:
@@ -228,6 +229,10 @@ def _of_visa(settings: Settings, day: date, today: date, timeout: float) -> Visa
         return _reported(run(fetch()), first, last)
     except RequestInvalid as error:
         raise usage_error("Visa cannot be asked about this day", why=str(error)) from None
+    except (MaterialUnusable, OSError) as error:
+        why = str(error) if isinstance(error, MaterialUnusable) else error.strerror or type(error).__name__
+        next_step = "`payouts certs probe` tells more; or download the report and give --visa-report FILE"
+        raise refused("Visa cannot be asked", why=why, next_step=next_step) from None
     except ReportUnavailable as error:
         raise unreachable(
             "Visa's report could not be fetched",
@@ -328,9 +333,9 @@ def _show(
 
 
 def _money_lines(outcome: Outcome, *, with_visa: bool) -> list[dict[str, Any]]:
-    lines = []
+    lines: list[dict[str, Any]] = []
     for currency, sums in sorted(outcome.money.items()):
-        texts = {name: amount_text(value, currency) for name, value in asdict(sums).items()}
+        texts: dict[str, str | None] = {name: amount_text(value, currency) for name, value in asdict(sums).items()}
         if with_visa:
             texts["difference"] = amount_text(sums.difference, currency)
         else:
@@ -357,7 +362,7 @@ def _line(kept: Kept) -> dict[str, Any]:
         "status": kept.status,
         "first_seen_at": kept.first_seen_at,
         "last_seen_at": kept.last_seen_at,
-        "age": age_text((datetime.now(UTC) - kept.first_seen_at).total_seconds()),
+        "age": age_text(max(0, int((datetime.now(UTC) - kept.first_seen_at).total_seconds()))),
         "resolved_by": kept.resolved_by,
         "resolution": kept.resolution,
     }
@@ -504,7 +509,9 @@ def _decide(
     url = settings_for(DATABASE).database_url.get_secret_value()
     seen = _one(url, exception_id)
     if seen.status != status:
-        raise not_found(f"exception {exception_id} is {seen.status}", why=seen.resolution, next_step="nothing is to do")
+        raise not_found(
+            f"exception {exception_id} is {seen.status}", why=seen.resolution or "", next_step="nothing is to do"
+        )
     emit_object(_line(seen), output)
     if dry_run:
         message("Nothing was changed (--dry-run).")

@@ -107,7 +107,7 @@ async def reconciled(
 
 
 def _ids(topics: Topics | None) -> set[str]:
-    return set() if topics is None else set(topics.told)
+    return set() if topics is None else set(topics.of_the_day)
 
 
 def _numbers(visa: VisaReport | None) -> set[Numbers]:
@@ -155,8 +155,7 @@ async def _unknown_here(connection: Connection, outcome: Outcome, topics: Topics
         for version, event in sorted(told.results.items()):
             detail = f"told {event.status} in version {version}; the ledger does not have it: is it a restored copy?"
             outcome.add(ExceptionKind.RESULT_NOT_IN_LEDGER, payout_id, detail, event.amount_minor, event.currency)
-        if told.results:
-            outcome.unmatched += 1
+        outcome.unmatched += 1
 
 
 def unknown_at_visa(outcome: Outcome, visa: VisaReport, known: set[Numbers], day: date) -> None:

@@ -5,7 +5,7 @@ Read without a group, from the beginning of the day to what is there now: what e
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -52,12 +52,17 @@ class Topics:
     """What the topics said."""
 
     told: dict[str, Told]
+    of_the_day: set[str] = field(default_factory=set)
+    """Payouts whose result was published on the day itself: the ledger must have these."""
     events: int = 0
     undecodable: int = 0
 
 
-def what_was_told(settings: Settings, begin: datetime, timeout_seconds: float) -> Topics:
-    """Every result, demand and compensation since `begin`. Raises CommandFailed, RegistryUnavailable."""
+def what_was_told(settings: Settings, begin: datetime, end: datetime, timeout_seconds: float) -> Topics:
+    """Every result, demand and compensation since `begin`; the day is over at `end`.
+
+    Raises CommandFailed, RegistryUnavailable.
+    """
     admin = connect_admin(settings)
     names = our_topics(admin, settings, (RESULTS, DEMANDS, COMPENSATIONS))
     to_read = spans(admin, names, since=begin - CLOCK_SKEW)
@@ -78,7 +83,8 @@ def what_was_told(settings: Settings, begin: datetime, timeout_seconds: float) -
                 if found.undecodable <= UNDECODABLE_SHOWN_MAX:
                     message(redacted(f"{record.topic()}[{record.partition()}]@{offset_of(record)}: {error.code}"))
                 continue
-            _keep(found, topic_of(event["meta"]["topic"], settings.payouts_topic_prefix).name, event)
+            topic = topic_of(event["meta"]["topic"], settings.payouts_topic_prefix).name
+            _keep(found, topic, event, is_of_the_day=begin <= (event["meta"]["at"] or begin) < end)
         if not reading.complete:
             raise unreachable(
                 "the topics were not read to their end in time",
@@ -88,12 +94,14 @@ def what_was_told(settings: Settings, begin: datetime, timeout_seconds: float) -
     return found
 
 
-def _keep(found: Topics, topic: str, event: Event) -> None:
+def _keep(found: Topics, topic: str, event: Event, *, is_of_the_day: bool) -> None:
     found.events += 1
     told = found.told[event["payout_id"]]
     if topic == RESULTS:
         amount: Mapping[str, Any] = event["amount"]
         told.results[event["version"]] = ResultTold(event["status"], amount["amount_minor"], amount["currency"])
+        if is_of_the_day:
+            found.of_the_day.add(event["payout_id"])
     elif topic == DEMANDS:
         told.demands.add(event["version"])
     else:

@@ -19,7 +19,7 @@ from processors.visa.transaction_report import Movement, ReportRow
 PATIENCE: Final = timedelta(minutes=15)
 """A step is published, and a lost answer asked for, within this, or `payouts stuck` shows it."""
 REPORT_PATIENCE: Final = timedelta(hours=2)
-"""Visa's query may lack a transaction's amount for so long; nothing is said of its report, which is built of the same."""
+"""Visa's query may lack a transaction's amount for so long; of its report nothing is said."""
 RETURNED: Final = "RETURNED"
 HANDED_BACK: Final = frozenset({CompensationState.RUNNING, CompensationState.UNKNOWN, CompensationState.COMPENSATED})
 TOLD_BY_RESULT: Final = frozenset({CompensationState.COMPENSATED, CompensationState.MANUAL})
@@ -48,7 +48,7 @@ class Judgement:
 
     differences: tuple[Difference, ...]
     awaited: bool
-    """Something is too young to be missed, or outside of what the other side covers: not matched yet, and no exception."""
+    """Too young to be missed, or outside of what the other side covers: not matched yet, and no exception."""
     paid_here_minor: int
     """Of what was compared with Visa."""
     paid_at_visa_minor: int

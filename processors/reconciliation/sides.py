@@ -82,7 +82,7 @@ class VisaReport:
 
     @classmethod
     def of(cls, rows: Iterable[ReportRow], first: date, last: date) -> Self:
-        """Pushes by their numbers. A row that is listed twice, equal in everything, is one (Visa's own example is so)."""
+        """Pushes by their numbers. A row listed twice, equal in everything, is one: Visa's own example has such."""
         pushes: dict[Numbers, list[ReportRow]] = {}
         for row in dict.fromkeys(rows):
             if row.movement in OF_PUSHES:

@@ -20,7 +20,8 @@ READS_ONLY: Final = frozenset(
         "results", "compensations", "show", "stuck", "doctor", "pii-scan", "preflight", "monitor",
         "lag", "lag export", "topics list", "schemas check", "schemas list", "ledger status",
         "offsets show", "offsets verify", "modes show", "review list", "dlq list", "audit tail", "audit verify",
-        "certs status", "certs probe", "breaker status", "report daily", "report weekly", "dev status",
+        "certs status", "certs probe", "breaker status", "report daily", "report weekly",
+        "reconcile aging", "reconcile exceptions list", "dev status",
     }
 )  # fmt: skip
 """It changes nothing anywhere; a file or table of numbers may be what it prints."""
@@ -30,7 +31,7 @@ CHANGES: Final = frozenset(
         "hold", "release", "requeue", "resolve", "cancel", "smoke", "topics ensure", "schemas push",
         "ledger roles", "ledger restore", "ledger adopt", "ledger migrate", "intake verify",
         "offsets apply", "offsets undo", "dlq replay", "dlq discard", "certs reload", "certs rollback", "breaker reset",
-        "modes set",
+        "modes set", "reconcile exceptions resolve", "reconcile exceptions reopen",
     }
 )  # fmt: skip
 """It has every one of `WANTED`, under these names."""
@@ -77,6 +78,9 @@ EXCEPTIONS: Final = {
     "ledger backup": Excepted.of("it changes nothing; that data leave is recorded, also without a person", "--dry-run"),
     "audit export": Excepted.of("it changes nothing; that data leave is recorded, also without a person", "--dry-run"),
     "forensics": Excepted.of("it changes nothing; that data leave is recorded", "--dry-run"),
+    "reconcile daily": Excepted.of(
+        "it changes no payout; what it found is recorded, also without a person", "--reason", UNDO
+    ),
     "keys create": Excepted.of(
         "it makes new files, never over others: deleting them before use is the way back; no ledger is asked for",
         "--dry-run", "--reason", "--operator", UNDO,

@@ -1,0 +1,93 @@
+"""S4-23, S4-30: how a day is counted, and which exceptions a run may close."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ops.reconcile_day import OVERLAP, WITHHELD, Outcome, compared_kinds, count, is_of_the_day, unknown_at_visa
+from ops.report_queries import Span
+from processors.payout.row import PayoutState
+from processors.reconciliation.compare import Difference, Judgement
+from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Side
+from tests.unit.reconciliation.test_reconciliation_compare import DAY, RRN, SENT, STAN, payout, report, row
+
+SPAN = Span.of(DAY, 1, ZoneInfo("UTC"))
+AGREES = Judgement((), awaited=False, paid_here_minor=1999, paid_at_visa_minor=1999)
+AWAITED = Judgement((), awaited=True, paid_here_minor=0, paid_at_visa_minor=0)
+DIFFERS = Judgement(
+    (Difference(ExceptionKind.NOT_AT_VISA, "not there"),), awaited=False, paid_here_minor=1999, paid_at_visa_minor=0
+)
+
+
+def test_s4_23_payouts_are_matched_unmatched_or_awaited_and_summed_per_currency() -> None:
+    """S4-23: every payout of the day is one of the three; the difference is what Visa moved more."""
+    outcome = Outcome()
+    for one, judgement in (
+        (payout(), AGREES),
+        (payout(payout_id="pay-2"), DIFFERS),
+        (payout(payout_id="pay-3", state=PayoutState.UNKNOWN), AWAITED),
+        (payout(payout_id="pay-4", currency="JPY", amount_minor=500), replace(AGREES, paid_here_minor=500)),
+    ):
+        count(outcome, one, SPAN, judgement)
+    assert (outcome.matched, outcome.unmatched, outcome.awaited) == (2, 1, 1)
+    assert dict(outcome.states) == {"PAID": 3, "UNKNOWN": 1}
+    dollars = outcome.money["USD"]
+    assert (dollars.requested, dollars.paid, dollars.ledger, dollars.visa) == (3 * 1999, 2 * 1999, 2 * 1999, 1999)
+    assert dollars.difference == -1999
+    assert list(outcome.money) == ["USD", "JPY"]
+    (found,) = outcome.found.values()
+    assert (found.kind, found.subject, found.amount_minor) == ("NOT_AT_VISA", "pay-2", 1999)
+
+
+def test_s4_23_what_is_only_of_the_overlap_is_judged_and_not_counted() -> None:
+    """S4-23: the last hours of the day before are judged again, without being in two days' sums."""
+    before = SPAN.begin - timedelta(minutes=30)
+    late = payout(received_at=before, state_at=before, first_intent_at=before, last_intent_at=before)
+    assert not is_of_the_day(late, SPAN)
+    assert before >= SPAN.begin - OVERLAP
+    outcome = Outcome()
+    count(outcome, late, SPAN, AGREES)
+    assert (outcome.matched, outcome.money) == (0, {})
+    count(outcome, late, SPAN, DIFFERS)
+    assert (outcome.unmatched, len(outcome.found)) == (1, 1)
+    assert is_of_the_day(replace(late, state_at=SENT), SPAN), "it ended on the day"
+
+
+def test_s4_30_of_a_payout_two_differences_of_a_kind_are_one_exception() -> None:
+    """S4-30: a kind and a subject are one line, with both details."""
+    outcome = Outcome()
+    outcome.add(ExceptionKind.COMPENSATION_NOT_TOLD, "pay-1", "no demand", 1, "USD")
+    outcome.add(ExceptionKind.COMPENSATION_NOT_TOLD, "pay-1", "no result", 1, "USD")
+    outcome.add(ExceptionKind.RESULT_MISSING, "pay-1", "x" * 5000, 1, "USD")
+    assert [one.detail for one in outcome.found.values()] == ["no demand; no result", "x" * 1000]
+
+
+def test_p6_what_looks_like_a_card_number_is_kept_nowhere() -> None:
+    """P6: an originator may call a payout by a card's number; the exceptions do not repeat it."""
+    outcome = Outcome()
+    outcome.add(ExceptionKind.REQUEST_NOT_IN_LEDGER, "4111111111111111", "committed", None, None)
+    assert [one.subject for one in outcome.found.values()] == [WITHHELD]
+
+
+def test_s4_30_money_of_the_day_that_no_payout_asked_for_is_counted_at_visa() -> None:
+    """S4-30, P4: known by its numbers; a transaction of another day is that day's."""
+    other = row(retrieval_reference_number="633112000002", amount_minor=700)
+    tomorrow = replace(other, retrieval_reference_number="633112000003", transaction_date=DAY + timedelta(days=1))
+    outcome = Outcome()
+    unknown_at_visa(outcome, report(row(), other, tomorrow), {(STAN, RRN)}, DAY)
+    ((kind, subject),) = outcome.found
+    assert (kind, subject) == (ExceptionKind.NOT_IN_LEDGER, f"visa RRN 633112000002 STAN {STAN}")
+    assert (outcome.unmatched, outcome.money["USD"].visa, outcome.money["USD"].ledger) == (1, 700, 0)
+
+
+@pytest.mark.parametrize(("topics", "visa"), [(True, True), (True, False), (False, True), (False, False)])
+def test_s4_30_a_run_closes_only_what_it_compared(topics: bool, visa: bool) -> None:
+    """S4-30: an exception of a side that was not read stays open."""
+    closes = set(compared_kinds(topics=topics, visa=visa))
+    for kind, known in TREATMENT.items():
+        read = {Side.LEDGER: True, Side.TOPICS: topics, Side.VISA: visa}[known.side]
+        assert (kind in closes) == read
