@@ -91,7 +91,8 @@ RIGHT: Final = frozenset(
 app = new_app("Reports: a day or a week of payouts, from the ledger.")
 
 DateOption = Annotated[
-    str | None, typer.Option("--date", help="The last day of it, YYYY-MM-DD; yesterday when not given.")
+    str | None,
+    typer.Option("--date", help="Its (last) day: YYYY-MM-DD, today, or yesterday, which it is when not given."),
 ]
 ZoneOption = Annotated[str, typer.Option("--zone", help="By whose clocks a day begins, for example Europe/Vienna.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, to be mailed or kept.")]
@@ -179,12 +180,14 @@ def zone_of(name: str) -> ZoneInfo:
 def day_of(text: str | None, zone: str) -> date:
     """The day, yesterday where none is given. Raises CommandFailed (usage)."""
     today = datetime.now(zone_of(zone)).date()
-    if text is None:
+    if text in (None, "yesterday"):
         return today - timedelta(days=1)
+    if text == "today":
+        return today
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise usage_error("--date is no day", next_step="for example 2026-11-27") from None
+        raise usage_error("--date is no day", next_step="for example 2026-11-27, yesterday, today") from None
     if day > today:
         raise usage_error("--date lies in the future", next_step="give a day that has begun")
     if (today - day).days > DAYS_BACK_MAX:

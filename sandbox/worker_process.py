@@ -36,7 +36,7 @@ def worker_environment(environment: Mapping[str, str], directory: Path, name: st
     }
 
 
-def run_command(environment: Mapping[str, str], *words: str) -> str:
+def run_command(environment: Mapping[str, str], *words: str, seconds_max: float = COMMAND_SECONDS_MAX) -> str:
     """`payouts WORDS…`; its stdout. Ends with us, whatever happens to us. Raises CommandFailed."""
     with tempfile.TemporaryDirectory(prefix="payouts-command-") as directory:
         output = Path(directory) / "stdout"
@@ -44,7 +44,7 @@ def run_command(environment: Mapping[str, str], *words: str) -> str:
         process = _process(name, environment, words, log_path=Path(directory) / "stderr", output_path=output)
         try:
             process.start()
-            process.wait_success(timeout_seconds=COMMAND_SECONDS_MAX)
+            process.wait_success(timeout_seconds=seconds_max)
         except ServerError as error:
             raise CommandFailed(str(error)) from error
         finally:

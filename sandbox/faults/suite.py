@@ -38,7 +38,7 @@ from sandbox.faults.tiers import Tier
 from sandbox.servers.postgres import enterable_temporary_directory
 from sandbox.servers.processes import ServerError
 from sandbox.verdict_run import say
-from sandbox.worker_process import CommandFailed
+from sandbox.worker_process import CommandFailed, run_command
 
 VISA_LATENCY_MS: Final = 150
 """Visa takes its time; an answer within a millisecond would leave nothing to hit."""
@@ -48,6 +48,8 @@ SETTLE_SECONDS: Final = 2.0
 SAY_SECONDS: Final = 5.0
 AUDIT_RESERVE: Final = 0.25
 """The part of a tier's time that is kept for healing, liveness and audit."""
+BOOKS_SECONDS_MAX: Final = 600.0
+"""A hundred thousand payouts are a thousand pages of Visa's report."""
 PROBLEMS_SHOWN_MAX: Final = 100
 SCRAPED_SECONDS_MAX: Final = 900.0
 """Of a tier that takes longer than this nobody records the metrics: a day of them would fill the memory."""
@@ -185,6 +187,9 @@ class Report:
     api_calls: int = 0
     load: dict[str, int] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
+    books_agree: bool = False
+    books: dict[str, int] = field(default_factory=dict)
+    """What `payouts reconcile` counted at the end: matched, awaited, unmatched."""
     alerts: list[str] | None = None
     """What the shipped rules would have fired; None where nobody recorded or promtool is not installed."""
 
@@ -201,7 +206,7 @@ def run(tier: Tier, seed: int, *, keep: Path | None = None, report_path: Path | 
     failed = True
     try:
         verdict = FaultRun(tier, seed, plan, directory, report).carry_out()
-        failed = not (verdict.clean and not report.minima_missed)
+        failed = not (verdict.clean and not report.minima_missed and report.books_agree)
     except NO_VERDICT as error:
         report.findings.append(f"no verdict: {type(error).__name__}: {error}")
     finally:
@@ -251,6 +256,8 @@ class FaultRun:
                 self._take_stock()
                 with self._timed("audit"):
                     verdict = self._audit(stopped_at)
+                with self._timed("books"):
+                    self._compare_books()
         with self._timed("alerts"):
             self._judge_alerts()
         return verdict
@@ -380,6 +387,23 @@ class FaultRun:
         self._report.minima_missed = missed_minima(self._tier, verdict, conductor)
         self._report.peak_rss_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1)
         return verdict
+
+    def _compare_books(self) -> None:
+        """The product's own comparison of ledger, topics and Visa's report must agree with what the auditor found.
+
+        An exception where nothing is wrong would be a call in the night for nothing; none of the faults may cause one.
+        """
+        report, words = self._report, ("reconcile", "daily", "--date", "today", "--ask-visa", "--dry-run")
+        environment = self._stage.direct_environment
+        try:
+            told = run_command(environment, *words, "--output", "json", seconds_max=BOOKS_SECONDS_MAX)
+        except CommandFailed as error:
+            report.findings.append(f"the books do not agree: {error}")
+            return
+        found = json.loads(told)
+        report.books_agree = not found["exceptions"]
+        report.books = {name: found[name] for name in ("matched", "awaited", "unmatched")}
+        say(f"books: {report.books['matched']} matched, {report.books['awaited']} awaited, none disagrees")
 
     def _judge_alerts(self) -> None:
         """What a Prometheus would have fired: a finding of its own, which changes no verdict about money."""

@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def test_commit_tier_loses_nothing_and_pays_nothing_twice(tmp_path: Path) -> Non
     report = json.loads(report_path.read_text())
     assert report["clean"], said
     assert report["verdict"] == lines[-1]
+    assert report["books_agree"], said
+    if report["began_at"][:10] == datetime.now(UTC).date().isoformat():  # else a part of them is of another day
+        assert report["books"]["matched"] + report["books"]["awaited"] >= terms["payouts"] // 2, report["books"]
     assert report["recovery_seconds"]["worker_intents"]["count"] >= 1
     if report["alerts"] is not None:  # where there is no promtool, nobody evaluates rules
         fired = set(report["alerts"])
