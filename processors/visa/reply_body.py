@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from processors.visa.exchange import BodyProblem
@@ -51,7 +51,7 @@ def _read_json(content: bytes) -> ReadBody:
         value = json.loads(
             text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_members
         )
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InvalidOperation):  # the last: an exponent of more than 18 digits
         plain = text.strip()
         return (plain if len(plain) <= LONGEST_PLAIN_TEXT else None), BodyProblem.NOT_JSON
     return value, None

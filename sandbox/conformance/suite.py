@@ -20,6 +20,7 @@ CASE_MODULES: Final = (
     "cases_push",
     "cases_fields",
     "cases_query",
+    "cases_report",
     "cases_reverse",
     "cases_inquiry",
     "cases_accounts",

@@ -12,6 +12,7 @@ from processors.money import (
     Money,
     MoneyError,
     UnknownCurrency,
+    alphabetic_currency,
     amount_minor_from_decimal,
     decimal_string,
     exponent,
@@ -130,3 +131,18 @@ def test_trailing_zeros_are_tolerated_when_reading() -> None:
     assert amount_minor_from_decimal("124.5", "USD") == 12450
     assert amount_minor_from_decimal("124.500", "USD") == 12450
     assert amount_minor_from_decimal("124.00", "JPY") == 124
+
+
+@pytest.mark.parametrize("currency", CURRENCIES)
+def test_a_currency_is_known_by_its_letters_and_by_its_number(currency: str) -> None:
+    """K7: a number may have lost its leading zeros on the way."""
+    number = iso4217.Currency(currency).number
+    assert {alphabetic_currency(code) for code in (currency, f"{number:03d}", str(number))} == {currency}
+
+
+@pytest.mark.parametrize("code", ["", "usd", "XAU", "959", "0840", "4957030420210462"])
+def test_what_is_no_currency_is_not_quoted(code: str) -> None:
+    """K7, P6: gold has a number, and no minor unit to count it in."""
+    with pytest.raises(UnknownCurrency) as caught:
+        alphabetic_currency(code)
+    assert code == "" or code not in str(caught.value)

@@ -84,7 +84,7 @@ def test_a_case_that_posts_says_that_it_needs_money_or_the_stand_in() -> None:
     free = [case for case in cases() if not case.needs & {"money", "stand_in"}]
     questions = {"attributes", "validation", "rates"}
     reading = {case.fact.id for case in free if case.fact.operation not in questions}
-    assert reading == {"F-001", "F-054", "F-055", "F-063", "F-073", "F-118", "F-137"}
+    assert reading == {"F-001", "F-054", "F-055", "F-063", "F-073", "F-118", "F-137", "F-138", "F-139"}
 
 
 def test_missing_credentials_are_named_and_never_shown(

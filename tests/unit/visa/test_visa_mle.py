@@ -127,6 +127,7 @@ def test_keys_that_are_not_safe_are_refused_at_start(mle_keys: MleKeys) -> None:
         (b"\xff\xfe", None, BodyProblem.NOT_JSON),
         (b"[" * 100_000, None, BodyProblem.NOT_JSON),
         (b"1" * 5_000, None, BodyProblem.NOT_JSON),
+        (b'{"amount":1e9999999999999999999}', '{"amount":1e9999999999999999999}', BodyProblem.NOT_JSON),
         (b'{"encData":"x.y.z"}', None, BodyProblem.UNDECRYPTABLE),
         (b'{"encData":5}', None, BodyProblem.UNDECRYPTABLE),
     ],
