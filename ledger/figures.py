@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger.connections import Connection, GuardedPool
+from ledger.reconciliation_figures import NEVER_RECONCILED, ReconciliationFigures, reconciliation_figures
 from ledger.statements import SCAN_WHOLE_TABLES
 from ledger.waiting import COLUMNS, EVERY, ORIGINATOR_PATIENCE_SECONDS, WAITS_FOR_A_PERSON, WHY, Why
 from processors.payout.row import PayoutState
@@ -85,6 +86,7 @@ class LedgerFigures:
     letters_parked: int
     history_unpublished: int
     history_oldest_unpublished_seconds: float
+    reconciliation: ReconciliationFigures
 
 
 class Figures:
@@ -104,12 +106,18 @@ class Figures:
                 groups = await connection.fetch(PAYOUTS, *bounds)
                 parked = await connection.fetchval(PARKED)
                 unpublished = await connection.fetchrow(UNPUBLISHED)
-                return figures_of([dict(group) for group in groups], parked, dict(unpublished))
+                reconciled = await reconciliation_figures(connection)
+                return figures_of([dict(group) for group in groups], parked, dict(unpublished), reconciled)
 
         return await self._pool.read(work, FIGURES_SECONDS)
 
 
-def figures_of(groups: list[dict[str, Any]], parked: int, unpublished: Mapping[str, Any]) -> LedgerFigures:
+def figures_of(
+    groups: list[dict[str, Any]],
+    parked: int,
+    unpublished: Mapping[str, Any],
+    reconciliation: ReconciliationFigures = NEVER_RECONCILED,
+) -> LedgerFigures:
     """From the rows of the statements above."""
     by_status = dict.fromkeys((state.value for state in PayoutState), 0)
     stuck = dict.fromkeys(by_status, 0)
@@ -147,4 +155,5 @@ def figures_of(groups: list[dict[str, Any]], parked: int, unpublished: Mapping[s
         letters_parked=parked,
         history_unpublished=unpublished["lines"],
         history_oldest_unpublished_seconds=max(0.0, unpublished["seconds"] or 0.0),
+        reconciliation=reconciliation,
     )

@@ -122,11 +122,15 @@ CANONICAL: Final = (
         "visa_request_duration_seconds",
         "a worker serves nothing but its health; what it calls is measured",
     ),
-    Canonical("reconciliation_matched_items", "", "not built: nothing reconciles with Visa's reports yet"),
-    Canonical("reconciliation_unmatched_items", "", "likewise"),
-    Canonical("reconciliation_exceptions", "", "likewise"),
-    Canonical("reconciliation_last_success_timestamp_seconds", "", "likewise"),
-    Canonical("reconciliation_amount_difference_minor", "", "likewise"),
+    Canonical("reconciliation_matched_items", "reconciliation_matched_items", SAME),
+    Canonical("reconciliation_unmatched_items", "reconciliation_unmatched_items", SAME),
+    Canonical("reconciliation_exceptions", "reconciliation_exceptions", SAME),
+    Canonical(
+        "reconciliation_last_success_timestamp_seconds",
+        "reconciliation_last_success_timestamp_seconds, reconciliation_last_visa_timestamp_seconds",
+        SAME,
+    ),
+    Canonical("reconciliation_amount_difference_minor", "reconciliation_amount_difference_minor", SAME),
 )
 
 GUARDS: Final = (

@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
 from ledger.figures import figures_of
+from ledger.reconciliation_figures import ReconciliationFigures
 from ops.canonical_metrics import CANONICAL, GUARDS
 from ops.group_members import GroupState
 from ops.lag_export import LagMetrics
@@ -53,7 +54,8 @@ def worker_metrics() -> list[Described]:
     metrics = Metrics()
     metrics.breaker_open.add("jwks")
     shown = FiguresShown()
-    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}), 0.0)
+    reconciled = ReconciliationFigures(visa_minus_ledger={"USD": 0})
+    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}, reconciled), 0.0)
     metrics.registry.register(shown)
     return described(metrics.registry)
 

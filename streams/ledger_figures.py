@@ -7,7 +7,7 @@ that is not known: while the database does not answer, the gauges grow old, and 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 
 from ledger.figures import LedgerFigures
 from ledger.interface import LedgerError, ModeNotKnown, ModeRecord
+from processors.reconciliation.exception_kinds import ExceptionKind
+from streams.metric_labels import OTHER
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class FiguresShown(Collector):
         if figures is not None and self._clock() - self._looked_at > max(SHOWN_SECONDS, 2 * self.rest_seconds):
             figures = None
         yield from _by_label(figures)
+        yield from _of_reconciliations(figures)
         for name, text, value in _PLAIN:
             yield _gauge(name, text, None if figures is None else value(figures))
         known = self._figures is not None
@@ -130,6 +133,26 @@ _PLAIN: Final[tuple[tuple[str, str, Callable[[LedgerFigures], float]], ...]] = (
         "Age of the oldest line that the broker has not confirmed; 0 without any.",
         lambda figures: figures.history_oldest_unpublished_seconds,
     ),
+    (
+        "reconciliation_last_success_timestamp_seconds",
+        "When the last reconciliation ended; 0 when there never was one.",
+        lambda figures: figures.reconciliation.last_at,
+    ),
+    (
+        "reconciliation_last_visa_timestamp_seconds",
+        "When the last reconciliation ended that had Visa's report; 0 when there never was one.",
+        lambda figures: figures.reconciliation.last_visa_at,
+    ),
+    (
+        "reconciliation_matched_items",
+        "Payouts about which all sides agreed in the last reconciliation.",
+        lambda figures: figures.reconciliation.matched,
+    ),
+    (
+        "reconciliation_unmatched_items",
+        "Open exceptions of all days: found, not gone, explained by nobody.",
+        lambda figures: sum(figures.reconciliation.open_by_kind.values()),
+    ),
 )
 
 
@@ -154,6 +177,29 @@ def _by_label(figures: LedgerFigures | None) -> Iterator[Metric]:
         for why, payouts in figures.waiting_for_person.items():
             waiting.add_metric([why.replace(" ", "_")], payouts)
     yield from (by_status, stuck, waiting)
+
+
+def _of_reconciliations(figures: LedgerFigures | None) -> Iterator[Metric]:
+    by_kind = GaugeMetricFamily("reconciliation_exceptions", "Open exceptions of all days, by kind.", labels=["type"])
+    difference = GaugeMetricFamily(
+        "reconciliation_amount_difference_minor",
+        "Visa's sum less ours in minor units, of the last reconciliation that had Visa's report.",
+        labels=["currency"],
+    )
+    if figures is not None:
+        for kind, exceptions in _open_by_type(figures.reconciliation.open_by_kind).items():
+            by_kind.add_metric([kind], exceptions)
+        for currency, minor_units in figures.reconciliation.visa_minus_ledger.items():
+            difference.add_metric([currency], minor_units)
+    yield from (by_kind, difference)
+
+
+def _open_by_type(open_by_kind: Mapping[str, int]) -> dict[str, int]:
+    """Every kind that there is; what a newer release found is counted, too, and makes no label of its own."""
+    found = dict.fromkeys((*(kind.value for kind in ExceptionKind), OTHER), 0)
+    for kind, exceptions in open_by_kind.items():
+        found[kind if kind in found else OTHER] += exceptions
+    return found
 
 
 class LedgerLooks:

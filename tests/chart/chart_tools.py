@@ -73,14 +73,20 @@ class Rendered:
         for found in self.manifests:
             if found["kind"] == "Pod":
                 yield found, found["spec"]
-            elif found["kind"] in ("Deployment", "Job"):
-                yield found, found["spec"]["template"]["spec"]
+            elif found["kind"] in ("Deployment", "Job", "CronJob"):
+                yield found, pod_template(found)["spec"]
 
     def containers(self) -> Iterator[tuple[Manifest, Manifest]]:
         """(owner, container) of all that runs."""
         for owner, pod in self.pods():
             for container in (*pod["containers"], *pod.get("initContainers", ())):
                 yield owner, container
+
+
+def pod_template(manifest: Manifest) -> Manifest:
+    """Of a Deployment, a Job or a CronJob."""
+    spec = manifest["spec"]["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else manifest["spec"]
+    return dict(spec["template"])
 
 
 def component(manifest: Manifest) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from processors.reconciliation.exception_kinds import MONEY_AT_RISK
 from tests.chart.exposed import OF_THE_SCRAPER, exposed, grouping, names, unknown_parts
 from tests.docs.documents import ROOT, anchors, read, section, table_rows
 from tests.promtool import NEEDS_PROMTOOL, PROMTOOL
@@ -57,7 +58,9 @@ E7 = {
     "CacheMissIncrease (S1-25): by fetches, there is no rate of hits": ("CacheMissIncrease", "warning"),
     "VisaCircuitBreakerOpen at once (S4-19, F-04)": ("VisaCircuitBreakerOpen", "warning"),
     "VisaCircuitBreakerOpen after 5m (S4-19, F-04)": ("VisaCircuitBreakerOpen", "critical"),
-    "unmatched items > 10 (S4-18)": ("ReconciliationUnmatched", "warning"),
+    "ReconciliationUnmatched > 10 (S4-18)": ("ReconciliationUnmatched", "warning"),
+    "ReconciliationNotRun > 26 h": ("ReconciliationNotRun", "warning"),
+    "ReconciliationNotRun: not even once": ("ReconciliationNeverRun", "warning"),
     "PayoutsStuck > 0 5m (S4-26)": ("PayoutsStuck", "warning"),
     "SuccessRate < 0.995 (S3-18)": ("SuccessRate", "warning"),
     "InternalErrorRate > 0.001 (S3-20)": ("InternalErrorRate", "warning"),
@@ -320,6 +323,14 @@ def test_an_invented_metric_is_found() -> None:
     assert unknown_parts('payout_mode{modus="halted"} == 1') == ["payout_mode{modus}"]
     assert unknown_parts('payout_mode{mode=~"normal|.*"} > sum by (lane) (up)') == ["by (lane)"]
     assert unknown_parts('pii_redactions_total{kind="CADR"} > 0') == ['pii_redactions_total{kind="CADR"}']
+
+
+def test_every_kind_of_exception_that_puts_money_at_risk_wakes_somebody() -> None:
+    """E7: the rule has the kinds of `exception_kinds.py`, no other and none missing."""
+    (rule,) = [alert.rule["expr"] for alert in alerts() if alert.name == "ReconciliationMoneyAtRisk"]
+    listed = re.search(r'\{type=~"([A-Z_|]+)"\}', rule)
+    assert listed
+    assert sorted(listed[1].split("|")) == sorted(MONEY_AT_RISK)
 
 
 def test_memory_alerts_before_the_limit() -> None:

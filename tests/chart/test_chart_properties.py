@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from helm.generate import CHART
 from ops.environment import DATABASE, KAFKA, settings_for
+from ops.exit_codes import ExitCode
 from ops.lag import EXPORT_PORT
 from ops.main import app
 from ops.worker import VISA_AGENTS, check_start, parse_agents
@@ -22,10 +23,13 @@ from streams import settings as settings_module
 from streams.bootstrap import DRAIN_MARGIN_SECONDS
 from streams.keys import create_keys
 from streams.settings import Settings, load_settings, open_to_others
-from tests.chart.chart_tools import Manifest, Rendered, component, environment
+from tests.chart.chart_tools import Manifest, Rendered, component, environment, pod_template
 
 RUNBOOK_URL = "https://runbooks.example/payout-streams/RUNBOOK.md"
 """In the files of the rules; a value takes its place."""
+COMING = {"reconcile"}
+"""Commands that this release is going to have; once there, their arguments are checked like all others."""
+ALERTS_AFTER_SECONDS = 26 * 3600
 RESTRICTED_CAPABILITIES = {"drop": ["ALL"]}
 
 
@@ -122,6 +126,8 @@ def test_every_agent_runs_and_every_command_exists(rendered: Rendered) -> None:
 
 def _check_arguments(arguments: list[str]) -> None:
     command: Any = get_command(app)
+    if arguments[0] in COMING and arguments[0] not in command.commands:
+        return
     words = list(arguments)
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
@@ -207,8 +213,8 @@ def test_all_that_runs_is_behind_the_network_policy(rendered: Rendered) -> None:
     (policy,) = rendered.of("NetworkPolicy")
     wanted = policy["spec"]["podSelector"]["matchLabels"].items()
     for manifest in rendered.manifests:
-        if manifest["kind"] in ("Deployment", "Job"):
-            assert wanted <= manifest["spec"]["template"]["metadata"]["labels"].items()
+        if manifest["kind"] in ("Deployment", "Job", "CronJob"):
+            assert wanted <= pod_template(manifest)["metadata"]["labels"].items()
         elif manifest["kind"] == "Pod":
             assert wanted <= manifest["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -251,6 +257,54 @@ def test_the_owners_login_is_where_tables_are_changed_and_nowhere_else(chart_of:
         if volume.get("secret", {}).get("secretName") == "vault-payouts-owner"
     }
     assert holders == {"job-migrate", "job-roles"}
+
+
+def test_the_books_are_compared_daily_once_and_by_an_operator(chart_of: Mapping[str, Rendered]) -> None:
+    """S4-23, E7: one run after the other, by an operator's login; Visa's certificates only to ask for its report."""
+    assert {name for name, rendered in chart_of.items() if rendered.of("CronJob")} == {"external-secrets", "everything"}
+    for name, secret in (("external-secrets", "vault-payouts-operator"), ("everything", "payouts-operator")):
+        rendered = chart_of[name]
+        (found,) = rendered.of("CronJob")
+        spec, pod = found["spec"], pod_template(found)["spec"]
+        assert (spec["concurrencyPolicy"], pod["restartPolicy"]) == ("Forbid", "Never")
+        assert 0 < spec["startingDeadlineSeconds"] <= ALERTS_AFTER_SECONDS - 24 * 3600
+        assert spec["timeZone"]
+        (container,) = pod["containers"]
+        visa = name == "everything"
+        assert container["args"] == [
+            *("reconcile", "daily", "--operator", "helm:payouts"),
+            *(["--ask-visa"] if visa else []),
+        ]
+        names = {volume["name"] for volume in pod["volumes"]}
+        assert names >= {"kafka", "database", "settings"}
+        assert ("visa" in names, "keys" in names) == (visa, False)
+        holders = {
+            component(owner)
+            for owner, of_owner in rendered.pods()
+            for volume in of_owner["volumes"]
+            if volume.get("secret", {}).get("secretName") == secret
+        }
+        assert holders == {"reconcile"}, "what workers and jobs need is another login"
+
+
+def test_a_run_that_found_something_is_not_run_again(rendered: Rendered) -> None:
+    """S4-23: exit code 1 says that exceptions were recorded; what another try cannot mend is not tried again."""
+    for found in rendered.of("CronJob"):
+        spec = found["spec"]["jobTemplate"]["spec"]
+        (container,) = pod_template(found)["spec"]["containers"]
+        ignored, failed = spec["podFailurePolicy"]["rules"]
+        assert (failed["action"], failed["onExitCodes"]["operator"]) == ("FailJob", "In")
+        assert failed["onExitCodes"]["containerName"] == container["name"]
+        assert failed["onExitCodes"]["values"] == [ExitCode.FOUND, ExitCode.USAGE, ExitCode.REFUSED]
+        assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        assert spec["backoffLimit"] > 0, "a database that is away for a minute is no reason to wait for a day"
+        assert spec["activeDeadlineSeconds"] == rendered.values["reconciliation"].get("deadlineSeconds", 3600)
+
+
+def test_the_alert_leaves_the_schedule_time_to_be_late() -> None:
+    """E7: the hours of ReconciliationNotRun are those that the schedule was made for."""
+    rules = (CHART / "files/rules/reconciliation.yaml").read_text(encoding="utf-8")
+    assert f"> {ALERTS_AFTER_SECONDS // 3600} * 3600" in rules
 
 
 def test_the_test_of_a_release_is_the_doctor(rendered: Rendered) -> None:
@@ -345,19 +399,23 @@ def test_a_job_may_connect_with_what_the_chart_gives_it(
 ) -> None:
     """As above, for what each command connects to; none of them has more than it needs."""
     connections = {
-        "job-migrate": DATABASE,
-        "job-roles": DATABASE,
-        "job-schemas": "SCHEMA_REGISTRY_URL",
-        "lag-exporter": KAFKA,
+        "job-migrate": (DATABASE,),
+        "job-roles": (DATABASE,),
+        "job-schemas": ("SCHEMA_REGISTRY_URL",),
+        "lag-exporter": (KAFKA,),
+        "reconcile": (DATABASE, KAFKA),
     }
     checked = set()
     for owner, pod in chart_of[name].pods():
         if component(owner) in connections:
             _enter(pod, tmp_path / owner["metadata"]["name"], monkeypatch)
-            assert settings_for(connections[component(owner)]).production
+            settings = settings_for(*connections[component(owner)])
+            assert settings.production
+            if "visa" in {volume["name"] for volume in pod["volumes"]}:
+                assert [said for said in settings.problems(needs_visa=True) if said.startswith("VISA_")] == []
             monkeypatch.undo()
             checked.add(component(owner))
-    assert checked >= {"job-migrate", "job-roles", "lag-exporter"}
+    assert checked >= {"job-migrate", "job-roles", "lag-exporter", "reconcile"}
 
 
 def _enter(pod: Manifest, mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,11 @@ def test_workers_may_do_what_they_do_and_no_more(chart_of: Mapping[str, Rendered
         wanted |= set() if topic.inbound else {"Write"}
         assert rights["worker"][name] == wanted
         assert "Write" not in rights["lag"][name]
+    everything = chart_of["everything"]
+    (reader,) = (user for user in everything.of("KafkaUser") if user["metadata"]["name"].endswith("-reconcile"))
+    for (kind, name), operations in _rights(reader).items():
+        assert not operations & {"Write", "Create", "Delete", "Alter"}, name
+        assert ("Read" in operations) == (kind == "topic" and not name.endswith("payout_dead_letters")), name
     group = ("group", prefix + CONSUMER_GROUP)
     assert (rights["worker"][group], rights["lag"][group]) == ({"Read", "Describe"}, {"Describe"})
     assert len(rights["worker"]) == len(TOPICS) + 1

@@ -46,6 +46,10 @@ def _template(tools: ChartTools, directory: Path, changes: dict[str, Any]) -> tu
         ({"user": 0}, "/user"),
         ({"workers": [{"name": "all", "agents": ["everything"], "replicas": 1}]}, "/workers/0/agents/0"),
         ({"autoscaling": {"lagThreshold": "many"}}, "/autoscaling/lagThreshold"),
+        ({"reconciliation": {"schedule": "@weekly"}}, "/reconciliation/schedule"),
+        ({"reconciliation": {"timeZone": "Local"}}, "/reconciliation/timeZone"),
+        ({"reconciliation": {"askVisa": True}}, "'askVisa' not allowed"),
+        ({"reconciliation": {"deadlineSeconds": 0}}, "/reconciliation/deadlineSeconds"),
     ],
     ids=json.dumps,
 )
@@ -96,6 +100,22 @@ def test_the_schema_refuses(tools: ChartTools, tmp_path: Path, changes: dict[str
             "enable only one",
         ),
         ({"jobs": {"roles": {"enabled": True}}}, "only the tables' owner gives roles"),
+        (
+            {
+                "reconciliation": {"enabled": True},
+                "jobs": {"roles": {"enabled": True}, "migrate": {"existingSecret": "owner"}},
+            },
+            "a worker's login may not record what was found",
+        ),
+        (
+            {
+                "workers": [{"name": "intake", "agents": ["validate", "comply"], "replicas": 1}],
+                "requireAllAgents": False,
+                "settings": {"VISA_BASE_URL": ""},
+                "reconciliation": {"enabled": True},
+            },
+            "VISA_BASE_URL is empty: whoever calls Visa needs it",
+        ),
         ({"jobs": {"schemas": {"enabled": True}}}, "jobs.schemas needs settings.SCHEMA_REGISTRY_URL"),
         ({"networkPolicy": {"kafka": {"ports": [9092]}}}, "lacks 9093 of kafka.example.net:9093"),
         ({"settings": {"PAYOUTS_TRACING": "otlp"}}, "PAYOUTS_TRACING_ENDPOINT is empty"),

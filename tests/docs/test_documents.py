@@ -367,8 +367,9 @@ def test_the_runbook_covers_every_command() -> None:
 PROCEDURES = frozenset(
     """First look|Stop all money|One payout's life|Payouts unknown or held|Frozen after an unpaid end
     Resolve by two people|Was anybody paid twice?|Hold, release, cancel|Review queue|Compensation waits|Dead letters
-    Refusals|Is every request accounted for?|High error rate|Lag|Move offsets|Worker keeps ending|Database away
-    The database itself|Failover to a standby|Disk full|Database restored from a copy|Broker away|Registry away
+    Refusals|Is every request accounted for?|Does everything agree?|High error rate|Lag|Move offsets
+    Worker keeps ending|Database away|The database itself|Failover to a standby|Disk full
+    Database restored from a copy|Broker away|Registry away
     Visa refuses our credentials|Visa away or slow|Card number where none may be|Audit|Security incident|Scaling
     Service down|Payouts are slow|Payout came back|Screening|Alerts themselves
     Backup and restore|Certificates|Message encryption keys|Visa's key set|After an incident""".replace("\n", "|")

@@ -47,14 +47,14 @@
 - workers: up to {{ $members }} workers would share the {{ $topic.partitions }} partitions of {{ $topic.name }}: the others stay idle; lower {{ ternary "maxReplicas" "replicas" $scaled }}.
 {{- end }}
 {{- end }}
-{{- if include "payouts.callsVisa" $run }}
+{{- if or (include "payouts.callsVisa" $run) (and $values.reconciliation.enabled $values.reconciliation.visaReport) }}
 {{- if not $settings.VISA_BASE_URL }}
-- settings.VISA_BASE_URL is empty: the agents that call Visa need it.
+- settings.VISA_BASE_URL is empty: whoever calls Visa needs it.
 {{- else if and $production (not (hasPrefix "https://" $settings.VISA_BASE_URL)) }}
 - settings.VISA_BASE_URL must be https.
 {{- end }}
 {{- if not $settings.VISA_MLE_KEY_ID }}
-- settings.VISA_MLE_KEY_ID is empty: the agents that call Visa need it.
+- settings.VISA_MLE_KEY_ID is empty: whoever calls Visa needs it.
 {{- end }}
 {{- if and $settings.VISA_JWKS_URL $values.secrets.visa.messageServerCertificateKey }}
 - settings.VISA_JWKS_URL and secrets.visa.messageServerCertificateKey both name Visa's key: set only one.
@@ -80,6 +80,9 @@
 {{- end }}
 {{- if and $values.jobs.roles.enabled (not $values.jobs.migrate.existingSecret) }}
 - jobs.roles needs jobs.migrate.existingSecret: only the tables' owner gives roles.
+{{- end }}
+{{- if and $values.reconciliation.enabled $values.jobs.roles.enabled (not $values.reconciliation.existingSecret) }}
+- reconciliation needs reconciliation.existingSecret with jobs.roles: a worker's login may not record what was found.
 {{- end }}
 {{- if and (eq (default "off" $settings.PAYOUTS_TRACING) "otlp") (not $settings.PAYOUTS_TRACING_ENDPOINT) }}
 - settings.PAYOUTS_TRACING_ENDPOINT is empty: name the collector's address for traces.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -12,12 +12,16 @@ import pytest
 from ledger.interface import Disposition, IntakeRecord
 from ledger.letter_actions import LetterAction
 from ledger.postgres import PostgresLedger
+from ledger.reconciliation_figures import NEVER_RECONCILED, ReconciliationFigures
+from ledger.reconciliations import Found, Run, VisaSource, exceptions, record, resolve
 from processors.payout.row import CompensationState, FundingKind, PayoutState
 from tests.ops.operator_rows import stored
 
 pytestmark = pytest.mark.servers
 
 HOUR = timedelta(hours=1)
+DAY, NEXT_DAY = date(2026, 11, 27), date(2026, 11, 28)
+KINDS = ("NOT_AT_VISA", "RESULT_MISSING")
 
 
 async def test_e6_figures_are_what_the_tables_hold(ledger_url: str) -> None:
@@ -86,3 +90,39 @@ async def test_a_look_waits_for_no_payout_and_no_payout_for_it(ledger_url: str) 
                 assert (await asyncio.wait_for(look, 30)).by_status["CLEARED"] == 1
         finally:
             await other.close()
+
+
+def run_of(day: date, source: VisaSource, *, matched: int, visa: int = 0) -> Run:
+    money = {"USD": {"ledger": 500, "visa": visa}, "KWD": {"ledger": 9}}
+    begun = datetime(2026, 11, 29, 6, tzinfo=UTC)
+    return Run(day, "UTC", begun, "maria", source, matched=matched, unmatched=2, awaited=1, money=money)
+
+
+def found_of(kind: str, number: int) -> Found:
+    return Found(kind, f"pay-{number}", 500, "USD", "differs")
+
+
+async def reconciled(ledger: PostgresLedger) -> ReconciliationFigures:
+    return (await ledger.figures.look(patience_seconds=900, resend_limit_seconds=82_800)).reconciliation
+
+
+async def test_e6_reconciliations_are_told_by_the_last_run_and_what_is_open(ledger_url: str) -> None:
+    """E6, S4-18: open exceptions of all days; what is gone or explained is none; money of the last run with Visa."""
+    async with await PostgresLedger.connect(ledger_url) as ledger:
+        assert await reconciled(ledger) == NEVER_RECONCILED
+        first = [found_of("NOT_AT_VISA", 1), found_of("NOT_AT_VISA", 2), found_of("RESULT_MISSING", 3)]
+        await record(ledger_url, run_of(DAY, VisaSource.FILE, matched=10, visa=400), first, KINDS)
+        figures = await reconciled(ledger)
+        assert 0 <= datetime.now(UTC).timestamp() - figures.last_at < 60
+        assert figures.last_visa_at == figures.last_at
+        assert (figures.matched, figures.visa_minus_ledger) == (10, {"USD": -100})
+        assert figures.open_by_kind == {"NOT_AT_VISA": 2, "RESULT_MISSING": 1}
+
+        (_, seen, *_) = await exceptions(ledger_url, only_open=True)
+        assert await resolve(ledger_url, seen, operator="maria", reason="INC-7: settled a day later")
+        await record(ledger_url, run_of(DAY, VisaSource.NONE, matched=11), [], ["RESULT_MISSING"])
+        await record(ledger_url, run_of(NEXT_DAY, VisaSource.NONE, matched=12), [found_of("NEWER_KIND", 4)], KINDS)
+        later = await reconciled(ledger)
+        assert later.open_by_kind == {"NOT_AT_VISA": 1, "NEWER_KIND": 1}
+        assert (later.matched, later.visa_minus_ledger) == (12, {"USD": -100}), "the last run had no report"
+        assert later.last_at > later.last_visa_at == figures.last_at

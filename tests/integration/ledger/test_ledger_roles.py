@@ -7,14 +7,14 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from ledger import roles
+from ledger import reconciliations, roles
 from ledger.interface import LedgerUnavailable, ModeRecord
 from ledger.migrate import migrate, migration_status, migrator
 from ledger.operator_notes import BACKUP_BEGUN, note
@@ -343,3 +343,21 @@ async def test_a_name_that_somebody_chose_is_quoted(logins: Logins) -> None:
     for prefix in ("", "Payouts", "pay-outs", 'p"', "1p", "p" * 41):
         with pytest.raises(ValueError, match="prefix"):
             RoleNames(prefix)
+
+
+async def test_e6_a_worker_counts_exceptions_that_an_operator_recorded(harness: AsWorker, logins: Logins) -> None:
+    """E6, S4-30: each with its own login; a worker writes no run and closes no exception."""
+    day = date(2026, 11, 27)
+    run = reconciliations.Run(
+        day, "UTC", datetime(2026, 11, 28, 6, tzinfo=UTC), "maria", reconciliations.VisaSource.NONE, 4, 1, 0, {}
+    )
+    found = [reconciliations.Found("RESULT_MISSING", "pay-1", None, None, "no event")]
+    await reconciliations.record(logins.url("operator"), run, found, [])
+    look = await harness.ledger.figures.look(patience_seconds=900, resend_limit_seconds=82_800)
+    assert (look.reconciliation.matched, look.reconciliation.open_by_kind["RESULT_MISSING"]) == (4, 1)
+    for statement in (
+        "INSERT INTO reconciliations (operator) VALUES ('a')",
+        "UPDATE reconciliation_exceptions SET gone_at = now()",
+        "DELETE FROM reconciliation_exceptions",
+    ):
+        assert await refused(logins.url("worker"), statement), statement

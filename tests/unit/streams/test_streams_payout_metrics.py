@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from ledger.figures import LedgerFigures, figures_of
 from ledger.interface import ModeNotKnown, ModeRecord
+from ledger.reconciliation_figures import CURRENCIES_MAX, ReconciliationFigures, reconciliation_figures_of
 from processors.payout.row import DestinationKind
+from processors.reconciliation.exception_kinds import ExceptionKind
 from processors.visa.breaker import BreakerState
 from processors.visa.identity import Operation
 from streams.faust_sensor import WorkerSensor
@@ -188,6 +191,82 @@ def test_figures_that_are_too_old_are_gone_and_not_stale() -> None:
     assert registry.get_sample_value("payouts_held") is None
     assert registry.get_sample_value("payouts_by_status", {"status": "UNKNOWN"}) is None
     assert registry.get_sample_value("payouts_ledger_figures_timestamp_seconds") == 1_000.0
+
+
+def shown_of(reconciled: ReconciliationFigures | None) -> CollectorRegistry:
+    """What is scraped after a look that found this."""
+    shown, registry = FiguresShown(), CollectorRegistry()
+    registry.register(shown)
+    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}, *(() if reconciled is None else (reconciled,))), 0.1)
+    return registry
+
+
+def test_e6_before_the_first_reconciliation_everything_is_there_and_0() -> None:
+    """E6: an alert on a kind of exception has its series before anything was found; no difference is made up."""
+    registry = shown_of(None)
+    for name in ("last_success_timestamp_seconds", "last_visa_timestamp_seconds", "matched_items", "unmatched_items"):
+        assert registry.get_sample_value(f"reconciliation_{name}") == 0, name
+    for kind in (*ExceptionKind, OTHER):
+        assert registry.get_sample_value("reconciliation_exceptions", {"type": kind}) == 0, kind
+    assert series_of(registry, "reconciliation_exceptions") == len(ExceptionKind) + 1
+    assert series_of(registry, "reconciliation_amount_difference_minor") == 0
+
+
+def test_e6_kinds_of_a_newer_release_are_one_label_and_none_is_lost() -> None:
+    """E6: an unknown word makes no series of its own, and is still an open exception."""
+    registry = shown_of(ReconciliationFigures(open_by_kind={"PAID_TWICE": 1, "SOMETHING_NEW": 2, "NEWER_STILL": 4}))
+    assert registry.get_sample_value("reconciliation_exceptions", {"type": "PAID_TWICE"}) == 1
+    assert registry.get_sample_value("reconciliation_exceptions", {"type": OTHER}) == 6
+    assert registry.get_sample_value("reconciliation_unmatched_items") == 7
+    assert series_of(registry, "reconciliation_exceptions") == len(ExceptionKind) + 1
+
+
+def test_e6_a_difference_is_visas_sum_less_ours_where_both_are_known() -> None:
+    """E6: also below 0, beyond what a double tells apart as a sum; what is no currency or no sum makes no label."""
+    money = {
+        "USD": {"ledger": 500, "visa": 400},
+        "JPY": {"ledger": 9_007_199_254_740_993, "visa": 9_007_199_254_740_994},
+        "KWD": {"ledger": 7, "visa": 7},
+        "EUR": {"ledger": 5},
+        "GBP": {"ledger": 5, "visa": None},
+        "CHF": {"ledger": 5, "visa": True},
+        "SEK": {"ledger": 5, "visa": "5"},
+        "Mara Lindqvist": {"ledger": 5, "visa": 6},
+        "NOK": [5, 6],
+    }
+    found = reconciliation_figures_of(None, {"ended_at": 12.5, "money": json.dumps(money)}, [])
+    assert dict(found.visa_minus_ledger) == {"JPY": 1, "USD": -100, "KWD": 0}
+    assert (found.last_at, found.last_visa_at) == (0.0, 12.5)
+    registry = shown_of(found)
+    assert registry.get_sample_value("reconciliation_amount_difference_minor", {"currency": "USD"}) == -100
+    assert registry.get_sample_value("reconciliation_amount_difference_minor", {"currency": "EUR"}) is None
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}"])
+def test_e6_sums_in_another_form_end_no_look(text: str) -> None:
+    """E6: what a newer release wrote is left out; the other figures are shown."""
+    assert reconciliation_figures_of(None, {"ended_at": 1.0, "money": text}, []).visa_minus_ledger == {}
+
+
+def test_e6_currencies_are_bounded_and_those_that_differ_come_first() -> None:
+    """E6: a gauge has at most so many labels, and none that differs gives way to one that does not."""
+    names = [f"{a}{b}X" for a in "ABCDEFGHIJ" for b in "ABCDEFGHIJ"]
+    money = {name: {"ledger": 1, "visa": 1 + (name >= "J")} for name in names}
+    found = reconciliation_figures_of(None, {"ended_at": 1.0, "money": json.dumps(money)}, [])
+    assert len(found.visa_minus_ledger) == CURRENCIES_MAX
+    assert {name for name, minor_units in found.visa_minus_ledger.items() if minor_units} == set(names[90:])
+
+
+def test_e6_figures_of_reconciliations_grow_old_with_the_others() -> None:
+    """E6: while nobody could count there is no number."""
+    now = [1_000.0]
+    shown, registry = FiguresShown(lambda: now[0]), CollectorRegistry()
+    registry.register(shown)
+    shown.took(figures_of([], 0, {"lines": 0, "seconds": None}, ReconciliationFigures(last_at=5.0)), 0.1)
+    assert registry.get_sample_value("reconciliation_last_success_timestamp_seconds") == 5.0
+    now[0] += SHOWN_SECONDS + 1
+    assert registry.get_sample_value("reconciliation_last_success_timestamp_seconds") is None
+    assert series_of(registry, "reconciliation_exceptions") == 0
 
 
 def test_the_longer_counting_takes_the_longer_it_rests() -> None:
