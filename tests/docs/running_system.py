@@ -197,6 +197,8 @@ class RunningSystem:
         self.lag_port.release()
 
     def _placeholder(self, found: re.Match[str]) -> str:
+        if found[0] == "EXCEPTION_ID":
+            return str(self.fetch("SELECT min(id) AS id FROM reconciliation_exceptions")[0]["id"])
         # A variable of the shell ends like a placeholder and stands behind a dollar sign.
         return self.placeholders.get(found[0], found[0])
 
