@@ -62,6 +62,7 @@ from streams.readiness import Parts, Pulse
 from streams.request_reader import KeyedRequestReader
 from streams.sealer import Sealer
 from streams.settings import AGENT_NAMES, Settings, SettingsInvalid, load_settings, settings_file
+from streams.stacks import tell_on_signal, told_in_time
 from streams.stages import Policies, StageRunner
 from streams.sweeper import Sweeper
 from streams.topic_ids import TopicIds
@@ -179,12 +180,15 @@ class WorkerRuntime:
         self._calls: VisaCalls | None = None
         self._ledger: PostgresLedger | None = None
         self._ticked_at = time.monotonic()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._visa_keeper: VisaKeeper | None = None
         self._visa_source: ClientSource | None = None
         self._assigned_at = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
         self._judge = HoleJudge(confluent_config(settings), self.metrics)
-        self._watchdog = Watchdog(max(10.0, settings.unconfirmed_seconds * 2), settings.standstill_seconds)
+        self._watchdog = Watchdog(
+            max(10.0, settings.unconfirmed_seconds * 2), settings.standstill_seconds, self._tell_where
+        )
         self._backlog = Backlog(
             PartitionReader(confluent_config(settings)),
             self._idle_positions,
@@ -192,6 +196,9 @@ class WorkerRuntime:
         )
         self._closers += [self._judge.close, self._backlog.close]
         self._add_agents()
+
+    def _tell_where(self, why: str) -> None:
+        told_in_time(why, self._loop)
 
     def _open_tracing(self) -> Tracing:
         """OpenTelemetry is imported only by who wants it; closed last, so that the last spans go, too."""
@@ -351,6 +358,8 @@ class WorkerRuntime:
         )
         await health.start()
         self._closers.append(health.stop)
+        self._loop = asyncio.get_running_loop()
+        tell_on_signal(self._loop)
         self._watchdog.start()
         audit = AuditTopic(confluent_config(settings), codec, settings.payouts_topic_prefix)
         self._closers.append(audit.close)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streams.holes import Slot
@@ -58,7 +58,14 @@ class Standstill:
 class Watchdog:
     """`beat()` from the event loop; silence, or a standstill, for longer than its limit ends the process."""
 
-    def __init__(self, limit_seconds: float, standstill_seconds: float = float("inf")) -> None:
+    def __init__(
+        self,
+        limit_seconds: float,
+        standstill_seconds: float = float("inf"),
+        tell_where: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`tell_where` says where the worker is, and why it is asked, before it ends; it must come back soon."""
+        self._tell_where = tell_where
         self._limit_seconds = limit_seconds
         self._standstill = Standstill(standstill_seconds)
         self._work = Work()
@@ -90,11 +97,15 @@ class Watchdog:
             woke = now
             if now - self._last > self._limit_seconds:
                 log.critical("the event loop stands still: ending the worker", extra={"seconds": now - self._last})
-                os._exit(EXIT_CODE_WEDGED)
+                self._end("the event loop stands still")
             stuck = self._standstill.over_limit(self._work, now)
             if stuck:
                 log.critical(
                     "committed offsets do not move while work waits: ending the worker",
                     extra={"partitions": ", ".join(f"{topic}-{number}" for topic, number in stuck)},
                 )
-                os._exit(EXIT_CODE_WEDGED)
+                self._end("committed offsets do not move")
+
+    def _end(self, why: str) -> None:
+        self._tell_where(why)
+        os._exit(EXIT_CODE_WEDGED)

@@ -136,6 +136,8 @@ class RunningSystem:
                 return self._start_exporter(shlex.split(text))
             case ["payouts", *_]:
                 return self._ours(shlex.split(text)[1:], command.document)
+            case ["kill", "-USR1", *_]:
+                return self._where_it_is(text)
             case ["kill", *_]:
                 return self._end_worker(text)
             case _:
@@ -247,6 +249,16 @@ class RunningSystem:
         assert exporter.stderr is not None
         said = exporter.stderr.readline().decode()
         return Answer(0 if "/metrics" in said else 1, "", said)
+
+    def _where_it_is(self, text: str) -> Answer:
+        """`kill -USR1`: its own exit code, and what the worker's log says then."""
+        answer = self.shell(text, "RUNBOOK.md")
+        log = self.directory / f"documented-{len(self.workers) - 1}.log"
+        deadline = time.monotonic() + WORKER_SECONDS_MAX
+        while "where it is" not in (said := log.read_text(errors="replace")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        told = "where it is" in said and self.workers[-1].poll() is None
+        return Answer(answer.exit_code or int(not told), answer.stdout + said, answer.stderr)
 
     def _end_worker(self, text: str) -> Answer:
         """`kill -TERM`: its own exit code, and that of the worker, which must end by itself."""

@@ -56,6 +56,19 @@ def test_silence_ends_the_worker_with_a_code_that_restarts_it(ended: Ended, watc
     assert set(ended) == {EXIT_CODE_WEDGED}
 
 
+def test_s3_33_it_says_where_the_worker_stands_before_it_ends_it(ended: Ended) -> None:
+    """S3-33: nobody has to be there in time to see what it was."""
+    said: list[tuple[str, bool]] = []
+    dog = Watchdog(LIMIT_SECONDS, tell_where=lambda why: said.append((why, ended.event.is_set())))
+    dog.start()
+    try:
+        assert ended.event.wait(10.0)
+    finally:
+        dog.stop()
+        dog._thread.join(5.0)
+    assert said[0] == ("the event loop stands still", False)
+
+
 def test_beats_keep_the_worker_alive(ended: Ended, watchdog: Watchdog) -> None:
     """A loop that turns is left alone for many times the limit."""
     watchdog.start()
