@@ -54,6 +54,8 @@ from streams.visa_rate import Place, VisaRate
 
 log = logging.getLogger(__name__)
 
+SLOW_CALL_SECONDS = 5.0
+"""From where on a call is told by itself (S2-24): what the alert about their 95th percentile calls slow (F-03)."""
 BODY_PURPOSE = "submission_body"
 ACCOUNT_PURPOSE = "account_submission_body"
 """Its own, so that neither rail ever opens, and sends, what was made for the other."""
@@ -241,9 +243,21 @@ class VisaCalls:
             named = visa_errors.named(self._metrics, row, outcome)
             say_outcome(span, outcome, named)
         self.rate.learn(outcome)
-        count_exchange(self._metrics, call.value, exchange, time.monotonic() - begun)
+        took_seconds = time.monotonic() - begun
+        count_exchange(self._metrics, call.value, exchange, took_seconds)
         count_outcome(self._metrics, call, outcome)
         visa_errors.count_retry(self._metrics, row, call, outcome)
+        if took_seconds >= SLOW_CALL_SECONDS:
+            log.warning(
+                "slow call",
+                extra={
+                    "payout_id": row.payout_id,
+                    "correlation_id": row.correlation_id,
+                    "request_id": request_id,
+                    "call": call.value,
+                    "seconds": round(took_seconds, 3),
+                },
+            )
         log.info(
             "visa call",
             extra={

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from processors.visa.identity import Operation
+from streams import visa_calls
 from streams.visa_client import ReloadResult
 from tests.unit.streams.streams_world import World
 
@@ -99,3 +100,21 @@ async def test_b10_one_payouts_events_carry_its_ids(world: World, caplog: pytest
     assert {event for event, found in lines.items() if found} == {"payout moved", "visa call"}
     for event, names in published().items():
         assert all(names <= set(line) for line in lines[event]), event
+
+
+async def test_s2_24_a_slow_call_is_told_by_itself(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S2-24: with its payout and its seconds, besides the line that every call has; a quick one is not."""
+    caplog.set_level(logging.INFO)
+    await world.ask("payout-0001")
+    await world.settle()
+    assert "slow call" not in caplog.messages
+    monkeypatch.setattr(visa_calls, "SLOW_CALL_SECONDS", 0.0)
+    await world.ask("payout-0002")
+    await world.settle()
+    (slow,) = [one for one in caplog.records if one.message == "slow call"]
+    told = slow.__dict__
+    assert (told["payout_id"], told["call"], slow.levelname) == ("payout-0002", "PUSH", "WARNING")
+    assert told["seconds"] >= 0
+    assert caplog.messages.count("visa call") == 2
