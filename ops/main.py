@@ -20,6 +20,7 @@ from ops import (
     doctor,
     drain,
     forensics,
+    health,
     hold,
     intake,
     keys,
@@ -91,7 +92,7 @@ def options(
 
 for command in (
     *(worker, send, results, compensations, show, stuck, hold, requeue, resolve, cancel),
-    *(drain, doctor, pii_scan, preflight, smoke, monitor, forensics),
+    *(drain, doctor, pii_scan, preflight, smoke, monitor, forensics, health),
 ):
     command.register(app)
 for name, noun in (

@@ -28,7 +28,7 @@ KUBECTL_FLAGS = {
     "annotate": {"--namespace", "--overwrite"},
     "create": {"--namespace", "--from-file"},
     "exec": {"--namespace"},
-    "get": {"--namespace"},
+    "get": {"--namespace", "--selector", "--output"},
     "logs": {"--namespace"},
     "scale": {"--namespace", "--replicas"},
     "wait": {"--namespace", "--selector", "--for", "--timeout"},
@@ -73,7 +73,7 @@ def test_commands_for_a_cluster_fit_the_chart(command: Command, tools: ChartTool
         assert words[4] in {found for found in _secret_names(installed) if found}
         return
     kind, _, name = words[2].partition("/")
-    if words[1] == "wait":
+    if "--selector" in words:
         key, _, value = words[words.index("--selector") + 1].partition("=")
         assert any(
             found["metadata"]["labels"].get(key) == value for found in installed if found["kind"] == "Deployment"

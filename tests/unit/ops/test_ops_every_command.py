@@ -21,7 +21,7 @@ READS_ONLY: Final = frozenset(
         "lag", "lag export", "topics list", "schemas check", "schemas list", "ledger status",
         "offsets show", "offsets verify", "modes show", "review list", "dlq list", "audit tail", "audit verify",
         "certs status", "certs probe", "breaker status", "report daily", "report weekly",
-        "reconcile aging", "reconcile exceptions list", "dev status",
+        "reconcile aging", "reconcile exceptions list", "health", "dev status",
     }
 )  # fmt: skip
 """It changes nothing anywhere; a file or table of numbers may be what it prints."""
