@@ -320,6 +320,13 @@ def test_a_wrong_member_is_named_with_its_row_and_never_quoted(member: str, valu
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+def test_an_exponent_beyond_all_money_is_not_written_out() -> None:
+    """A short text that stands for gigabytes of digits."""
+    with pytest.raises(ReportUnreadable, match="not an exact number"):
+        from_json(amountInTransactionCurrency=Decimal("1e13"))
+    assert from_json(amountInTransactionCurrency=Decimal("1.2e3")).amount_minor == 120_000
+
+
 def test_a_state_must_be_there() -> None:
     """A row of which nobody can say whether it paid or took."""
     with pytest.raises(ReportUnreadable, match="transactionState: is missing"):
@@ -356,10 +363,12 @@ def test_a_heading_lacks_no_needed_column_and_has_none_twice(column: str) -> Non
 
 def test_what_is_wrong_in_a_file_is_told_by_its_line() -> None:
     """P6: and nothing of the line is quoted."""
-    too_long = "x" * (LINE_CHARACTERS_MAX + 1)
+    too_long = line(Card_Acceptor_Name="x" * LINE_CHARACTERS_MAX)
+    open_at_the_end = line().replace("2026-03-02:120000", '"2026-03-02:120000')
     moved = line().rstrip() + f",{CARD}\n"
     for bad, field in (
-        (too_long, "line"), ("a,b\n", "line"), (moved, "line"), ('"' + line(), "line"), (f'"{CARD}" x,\n', "line"),
+        (too_long, "line"), (open_at_the_end, "line"),
+        ("a,b\n", "line"), (moved, "line"), ('"' + line(), "line"), (f'"{CARD}" x,\n', "line"),
         (line(Transaction_Date="14/02/2016"), "Transaction Date"), (line(RRN="5.28706E+11"), "RRN"),
         (line(RRN=""), "RRN"), (line(Transaction_Amount=CARD), "Transaction Amount"),
         (line(Transaction_Amount="1,234.50"), "Transaction Amount"), (line(Transaction_State=""), "Transaction State"),
