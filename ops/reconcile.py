@@ -43,6 +43,7 @@ from ops.report import DateOption, ZoneOption, day_of, zone_of
 from ops.report_queries import Span
 from ops.results import checked_words
 from ops.stuck import age_text
+from processors.payout.modes import Mode
 from processors.reconciliation.compare import PATIENCE
 from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Severity
 from processors.reconciliation.sides import VisaReport
@@ -181,14 +182,30 @@ def _visa(
     settings: Settings, day: date, now: datetime, timeout: float, *, ask_visa: bool, file: str | None
 ) -> tuple[VisaReport | None, VisaSource]:
     if file is not None:
-        return _of_file(file, day), VisaSource.FILE
+        return _of_file(settings, file, day), VisaSource.FILE
     if ask_visa:
+        _refuse_in_isolation(settings)
         return _of_visa(settings, day, now.date(), timeout), VisaSource.API
     message("Visa's side is not compared: give --ask-visa, or --visa-report FILE.")
     return None, VisaSource.NONE
 
 
-def _of_file(file: str, day: date) -> VisaReport:
+def _refuse_in_isolation(settings: Settings) -> None:
+    """E5: in isolation nothing of ours calls Visa, a daily job least of all. Raises CommandFailed (refused)."""
+
+    async def look() -> Mode:
+        async with connected_ledger(settings) as ledger:
+            return (await ledger.mode()).mode
+
+    if run(look()) is Mode.ISOLATION:
+        raise refused(
+            "Visa is not asked in the mode isolation",
+            why="it lets nothing of ours call out",
+            next_step="give --visa-report FILE, or compare without Visa's side",
+        )
+
+
+def _of_file(settings: Settings, file: str, day: date) -> VisaReport:
     try:
         with _opened(file) as lines:
             rows = list(rows_of_csv(lines))
@@ -204,7 +221,7 @@ def _of_file(file: str, day: date) -> VisaReport:
             why=covered,
             next_step="download the report of these days, or give their --date",
         )
-    return _reported(rows, min(days), max(days))
+    return _reported(settings, rows, min(days), max(days))
 
 
 @contextmanager
@@ -226,7 +243,7 @@ def _of_visa(settings: Settings, day: date, today: date, timeout: float) -> Visa
             return await fetched(client, first, last, deadline_seconds=timeout)
 
     try:
-        return _reported(run(fetch()), first, last)
+        return _reported(settings, run(fetch()), first, last)
     except RequestInvalid as error:
         raise usage_error("Visa cannot be asked about this day", why=str(error)) from None
     except (MaterialUnusable, OSError) as error:
@@ -241,11 +258,23 @@ def _of_visa(settings: Settings, day: date, today: date, timeout: float) -> Visa
         ) from None
 
 
-def _reported(rows: Sequence[ReportRow], first: date, last: date) -> VisaReport:
-    report = VisaReport.of(rows, first, last)
-    others = len(rows) - sum(len(pushes) for pushes in report.pushes.values())
-    message(f"Visa's report of {first} to {last}: {len(rows)} row(s); {others} of them are no pushes, not compared.")
+def _reported(settings: Settings, rows: Sequence[ReportRow], first: date, last: date) -> VisaReport:
+    """The pushes that are ours: others may send under the same enrolment, by another BIN or card acceptor."""
+    ours = [row for row in rows if is_ours(row, settings)]
+    report = VisaReport.of(ours, first, last)
+    pushes = sum(len(found) for found in report.pushes.values())
+    message(
+        f"Visa's report of {first} to {last}: {len(rows)} row(s), {pushes} of them are our pushes; "
+        f"{len(rows) - len(ours)} are of another BIN or card acceptor, {len(ours) - pushes} are pulls or repeated."
+    )
     return report
+
+
+def is_ours(row: ReportRow, settings: Settings) -> bool:
+    """By the acquiring BIN and, where Visa names it, the card acceptor. Pure."""
+    acceptor = row.card_acceptor_id
+    of_our_bin = row.acquiring_bin.lstrip("0") == settings.visa_acquiring_bin.lstrip("0")
+    return of_our_bin and (acceptor is None or acceptor.casefold() == settings.visa_card_acceptor_id.casefold())
 
 
 def _add_requests(outcome: Outcome, unknown: Sequence[InboundPosition]) -> None:

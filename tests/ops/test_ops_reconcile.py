@@ -73,11 +73,11 @@ class Day:
         cells = {
             "day": self.date, "transaction": f"528706215{row.systems_trace_audit_number}", "state": "CRED VOUCHER",
             "trace": str(row.systems_trace_audit_number), "amount": "12.50", "currency": "840",
-            "reference": str(row.retrieval_reference_number),
+            "reference": str(row.retrieval_reference_number), "acceptor": "PAYOUTSTREAMS01", "bin": "408999",
         } | changes  # fmt: skip
         return (
-            f"{cells['day']},408999,{cells['transaction']},{cells['state']},NOT APPLICABLE,ACCEPTOR_1,SHOP,"
-            f"{cells['trace']},429393XXXXXX7715,{cells['day']},120000,{cells['amount']},{cells['currency']},082541,"
+            f"{cells['day']},{cells['bin']},{cells['transaction']},{cells['state']},NOT APPLICABLE,"
+            f"{cells['acceptor']},SHOP,{cells['trace']},429393XXXXXX7715,{cells['day']},120000,{cells['amount']},{cells['currency']},082541,"
             f"{cells['reference']},,ORIGINAL CREDIT,{cells['day']}:1300"
         )
 
@@ -164,6 +164,17 @@ def test_s4_30_every_mismatch_with_visa_is_found_and_gone_again(day: Day) -> Non
     every = day.live.data(*of_day, "--all", code=ExitCode.FOUND)
     gone = {one["type"] for one in every if one["status"] == "GONE"}
     assert gone == {*found, "NOT_AT_VISA"} - {"COMPENSATION_NOT_TOLD"}
+
+
+def test_s4_23_what_others_sent_under_the_same_enrolment_is_none_of_ours(day: Day) -> None:
+    """S4-23: another BIN, another card acceptor; Visa's report may hold both."""
+    paid = day.sent(PayoutState.PAID)
+    strangers = [
+        day.line(paid, reference="633212000077", acceptor="ANOTHER"), day.line(paid, bin="400000", amount="99.00"),
+    ]  # fmt: skip
+    document = day.reconciled(day.line(paid), *strangers)
+    assert (document["matched"], document["exceptions"]) == (1, [])
+    assert document["money_minor"]["USD"]["difference"] == 0
 
 
 def test_s4_30_p9_an_exception_is_explained_once_with_a_reason_and_can_be_opened_again(day: Day) -> None:
@@ -261,6 +272,10 @@ def test_s4_23_visas_report_is_fetched_over_the_wire(day: Day) -> None:
     assert "refuses our certificate, user id, password" in refused.stderr
     assert password not in refused.stdout + refused.stderr
     assert (without.exit_code, "Visa cannot be asked" in without.stderr) == (ExitCode.REFUSED, True)
+    assert day.live.run("modes", "set", "isolation", "--reason", "a test", "--yes").exit_code == 0
+    isolated = day.live.run(*words, **variables)
+    assert day.live.run("modes", "set", "normal", "--reason", "a test", "--yes").exit_code == 0
+    assert (isolated.exit_code, "in the mode isolation" in isolated.stderr) == (ExitCode.REFUSED, True)
 
 
 @pytest.mark.parametrize(
