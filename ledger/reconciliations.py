@@ -4,8 +4,9 @@
     rows = await exceptions(url, only_open=True)         what is left to be explained
     done = await resolve(url, 17, operator="maria", reason="INC-9: settled a day later")
 
-An exception is known by its day, kind and subject. A run that compared its side again and did not find it closes it
-(`gone_at`); one that finds something else about it than what a person has explained opens it again.
+An exception is known by its kind and subject, whichever day's run finds it; its day is that of the first. A run that
+looked again, was told everything and did not find it closes it (`gone_at`); one that finds something else about it than
+what a person has explained opens it again.
 """
 
 import json
@@ -30,15 +31,15 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) RETURNING number
 # What a person explained stays explained while it is the same; else it is open again, and that is written down.
 REOPENED: Final = """
 WITH found AS (
-    SELECT $1::date AS day, f.* FROM unnest($2::text[], $3::text[], $4::text[]) AS f (kind, subject, detail)
+    SELECT f.* FROM unnest($1::text[], $2::text[], $3::text[]) AS f (kind, subject, detail)
 ), reopened AS (
     UPDATE reconciliation_exceptions AS e SET resolved_at = NULL, resolved_by = NULL, resolution = NULL
-    FROM found AS f WHERE e.day = f.day AND e.kind = f.kind AND e.subject = f.subject
+    FROM found AS f WHERE e.kind = f.kind AND e.subject = f.subject
         AND e.resolved_at IS NOT NULL AND e.detail <> f.detail
     RETURNING e.id, e.kind, e.subject
 ), noted AS (
     INSERT INTO history (actor, transition, from_state, to_state, detail)
-    SELECT $5::text, 'reconciliation_exception_reopened', 'RESOLVED', 'OPEN', jsonb_build_object(
+    SELECT $4::text, 'reconciliation_exception_reopened', 'RESOLVED', 'OPEN', jsonb_build_object(
         'reason', 'what was explained has changed', 'exception', id, 'kind', kind, 'subject', subject)
     FROM reopened
 )
@@ -49,23 +50,26 @@ INSERT INTO reconciliation_exceptions
     (day, kind, subject, amount_minor, currency, detail, first_number, last_number)
 SELECT $1::date, f.kind, f.subject, f.amount_minor, f.currency, f.detail, $2::bigint, $2::bigint FROM unnest(
     $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[]) AS f (kind, subject, amount_minor, currency, detail)
-ON CONFLICT (day, kind, subject) DO UPDATE SET amount_minor = excluded.amount_minor, currency = excluded.currency,
+ON CONFLICT (kind, subject) DO UPDATE SET amount_minor = excluded.amount_minor, currency = excluded.currency,
     detail = excluded.detail, last_number = excluded.last_number, last_seen_at = clock_timestamp(), gone_at = NULL
 """
 GONE: Final = """
 UPDATE reconciliation_exceptions SET gone_at = clock_timestamp()
-WHERE day = $1 AND last_number < $2 AND kind = ANY ($3::text[]) AND gone_at IS NULL
+WHERE last_number < $2 AND kind = ANY ($3::text[]) AND gone_at IS NULL
+    AND CASE WHEN $4::text[] IS NULL THEN day = $1 ELSE subject = ANY ($4) END
 """
 NOTE: Final = """
 INSERT INTO history (actor, transition, from_state, to_state, detail) VALUES ($1, 'reconciled', NULL, $2, $3::jsonb)
 """
 COLUMNS: Final = """id, day, kind, subject, amount_minor, currency, detail, first_seen_at, last_seen_at, gone_at,
     resolved_at, resolved_by, resolution"""
+EXCEPTED: Final = "SELECT DISTINCT subject FROM reconciliation_exceptions WHERE gone_at IS NULL"
 EXCEPTIONS: Final = f"""
 SELECT {COLUMNS} FROM reconciliation_exceptions
 WHERE ($1::boolean IS FALSE OR gone_at IS NULL AND resolved_at IS NULL)
     AND ($2::date IS NULL OR day = $2) AND ($3::text[] IS NULL OR kind = ANY ($3)) AND ($4::bigint IS NULL OR id = $4)
-ORDER BY day DESC, id DESC LIMIT $5
+    AND ($5::bigint IS NULL OR last_number = $5)
+ORDER BY day DESC, id DESC LIMIT $6
 """  # noqa: S608 - a constant
 RESOLVE: Final = """
 WITH resolved AS (
@@ -159,8 +163,23 @@ class Kept:
         return "OPEN" if self.gone_at is None else "GONE"
 
 
-async def record(database_url: str, run: Run, found: Sequence[Found], compared_kinds: Collection[str]) -> int:
-    """Write the run, its exceptions, and which of the compared kinds are gone; its number. All of it or nothing.
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Exceptions that are gone if this run did not find them."""
+
+    kinds: Sequence[str]
+    subjects: Collection[str] | None
+    """Of these; None: all of the run's day."""
+
+
+async def excepted(database_url: str) -> set[str]:
+    """The subjects that have an exception, explained or not. Raises LedgerUnavailable."""
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        return {row["subject"] for row in await connection.fetch(EXCEPTED)}
+
+
+async def record(database_url: str, run: Run, found: Sequence[Found], closed: Sequence[Closed]) -> int:
+    """Write the run, its exceptions, and which others are gone; its number. All of it or nothing.
 
     One after the other: of two runs of a day at once the later one has the last word. Raises ValueError for more than
     `EXCEPTIONS_MAX`, LedgerError.
@@ -179,9 +198,11 @@ async def record(database_url: str, run: Run, found: Sequence[Found], compared_k
             run.matched, run.unmatched, run.awaited, money,
         )  # fmt: skip
         kinds, subjects, _, _, details = columns
-        await connection.execute(REOPENED, run.day, kinds, subjects, details, run.operator)
+        await connection.execute(REOPENED, kinds, subjects, details, run.operator)
         await connection.execute(SEEN, run.day, number, *columns)
-        await connection.execute(GONE, run.day, number, sorted(compared_kinds))
+        for one in closed:
+            of = None if one.subjects is None else sorted(one.subjects)
+            await connection.execute(GONE, run.day, number, sorted(one.kinds), of)
         await connection.execute(NOTE, run.operator, "RECONCILED", json.dumps(_noted(number, run)))
     return number
 
@@ -193,12 +214,13 @@ async def exceptions(
     day: date | None = None,
     kinds: Collection[str] | None = None,
     exception_id: int | None = None,
+    run_number: int | None = None,
     limit: int = ROWS_MAX,
 ) -> list[Kept]:
-    """Those that fit, youngest first. Raises LedgerUnavailable."""
+    """Those that fit, youngest first; with `run_number` those that this run has found. Raises LedgerUnavailable."""
     wanted = None if kinds is None else sorted(kinds)
     async with opened(database_url, application_name=APPLICATION_NAME) as connection:
-        rows = await connection.fetch(EXCEPTIONS, only_open, day, wanted, exception_id, limit)
+        rows = await connection.fetch(EXCEPTIONS, only_open, day, wanted, exception_id, run_number, limit)
     return [Kept(**row) for row in rows]
 
 

@@ -5,9 +5,9 @@ no payout: whatever is done about an exception is done with another command, and
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TextIO
 import typer
 
 from ledger.interface import InboundPosition
-from ledger.reconciliations import Kept, Run, VisaSource, exceptions, record, reopen, resolve
+from ledger.reconciliations import Closed, Kept, Run, VisaSource, excepted, exceptions, record, reopen, resolve
 from ops.application import ending, new_app
 from ops.asynchronous import connected_ledger, run
 from ops.certs import connected_visa
@@ -36,9 +36,9 @@ from ops.operator_actions import (
 )
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
-from ops.reconcile_day import OVERLAP, Outcome, compared_kinds, reconciled
+from ops.reconcile_day import OVERLAP, Outcome, Sides, closed_by, reconciled
 from ops.reconcile_events import REQUESTS, Topics, unknown_requests, what_was_told
-from ops.reconcile_queries import STATEMENT_SECONDS, aging
+from ops.reconcile_queries import STATEMENT_SECONDS, aging, first_sent
 from ops.report import DateOption, ZoneOption, day_of, zone_of
 from ops.report_queries import Span
 from ops.results import checked_words
@@ -54,12 +54,11 @@ from streams.settings import Settings
 from streams.visa_material import MaterialUnusable
 from streams.visa_report import ReportUnavailable, fetched
 
-LOOKBACK_DAYS: Final = 5
-"""A payout that ends on a day was sent at most so many days before, unless a person held it; else it is awaited."""
 TIMEOUT_SECONDS: Final = 1_800.0
 STANDARD_INPUT: Final = "-"
 SHOWN_MAX: Final = 1_000
 DAYS_MAX: Final = 3_650
+A_DAY: Final = timedelta(days=1)
 
 MONEY_COLUMNS: Final = (
     Column("currency", "CURRENCY"),
@@ -136,13 +135,15 @@ def daily(
     settings, name = settings_for(KAFKA, DATABASE), who_or_what(operator)
     now = datetime.now(UTC)
     span = Span.of(wanted := day_of(day, zone), 1, zone_of(zone))
+    known = run(excepted(settings.database_url.get_secret_value()))
     topics = _topics(settings, span, now, timeout)
     unknown = _requests(settings, span, now)
-    report, source = _visa(settings, wanted, now, timeout, ask_visa=ask_visa, file=visa_report)
-    outcome = run(reconciled(settings, wanted, span, topics, report, datetime.now(UTC)))
-    _add_requests(outcome, unknown)
-    kinds = compared_kinds(topics=topics is not None, visa=report is not None)
-    rows = _kept(settings, wanted, zone, now, name, source, outcome, kinds, dry_run=dry_run)
+    report, source = _visa(settings, wanted, span, now, timeout, ask_visa=ask_visa, file=visa_report)
+    sides = Sides(topics, report, unknown is not None)
+    outcome = run(reconciled(settings, wanted, span, sides, known, datetime.now(UTC)))
+    _add_requests(outcome, unknown or [])
+    begun = Begun(wanted, zone, now, name, source)
+    rows = _unkept(outcome, wanted) if dry_run else _kept(settings, begun, outcome, closed_by(sides, outcome))
     _show(wanted, span, source, topics, outcome, rows, output)
     if dry_run:
         message("Nothing was kept (--dry-run).")
@@ -162,12 +163,12 @@ def _topics(settings: Settings, span: Span, now: datetime, timeout: float) -> To
     return what_was_told(settings, begin, span.end, timeout)
 
 
-def _requests(settings: Settings, span: Span, now: datetime) -> list[InboundPosition]:
-    """Committed requests of the day that the ledger does not know."""
+def _requests(settings: Settings, span: Span, now: datetime) -> list[InboundPosition] | None:
+    """Committed requests of the day that the ledger does not know; None: they were not read to the day's end."""
     begin, end = span.begin - OVERLAP, min(span.end, now - PATIENCE)
     if begin >= end or now - begin > timedelta(milliseconds=TOPICS[REQUESTS].retention_ms):
         message("No requests of this day can be looked up: they are too young, or the topic keeps them no longer.")
-        return []
+        return None
 
     async def look() -> tuple[int, list[InboundPosition]]:
         async with connected_ledger(settings) as ledger:
@@ -179,13 +180,13 @@ def _requests(settings: Settings, span: Span, now: datetime) -> list[InboundPosi
 
 
 def _visa(
-    settings: Settings, day: date, now: datetime, timeout: float, *, ask_visa: bool, file: str | None
+    settings: Settings, day: date, span: Span, now: datetime, timeout: float, *, ask_visa: bool, file: str | None
 ) -> tuple[VisaReport | None, VisaSource]:
     if file is not None:
         return _of_file(settings, file, day), VisaSource.FILE
     if ask_visa:
         _refuse_in_isolation(settings)
-        return _of_visa(settings, day, now.date(), timeout), VisaSource.API
+        return _of_visa(settings, day, span, now.date(), timeout), VisaSource.API
     message("Visa's side is not compared: give --ask-visa, or --visa-report FILE.")
     return None, VisaSource.NONE
 
@@ -213,15 +214,28 @@ def _of_file(settings: Settings, file: str, day: date) -> VisaReport:
         raise usage_error("the report cannot be read", why=str(error), next_step="take Visa's CSV as it is") from None
     except (OSError, UnicodeDecodeError) as error:
         raise usage_error("the report cannot be opened", why=type(error).__name__) from None
-    days = [row.transaction_date for row in rows]
-    if not days or not min(days) <= day <= max(days):
+    days = {row.transaction_date for row in rows}
+    if day not in days:
         covered = f"its rows are of {min(days)} to {max(days)}" if days else "it has no rows"
         raise usage_error(
             f"the report is not about {day.isoformat()}",
             why=covered,
             next_step="download the report of these days, or give their --date",
         )
-    return _reported(settings, rows, min(days), max(days))
+    return _reported(settings, rows, *days_around(day, days))
+
+
+def days_around(day: date, days: Collection[date]) -> tuple[date, date]:
+    """The first and last of the days without a gap around this one. Pure.
+
+    A chargeback keeps the day of its push: one row of last month does not make it a report of the whole month.
+    """
+    first = last = day
+    while first - A_DAY in days:
+        first -= A_DAY
+    while last + A_DAY in days:
+        last += A_DAY
+    return first, last
 
 
 @contextmanager
@@ -233,10 +247,10 @@ def _opened(file: str) -> Iterator[TextIO]:
         yield lines
 
 
-def _of_visa(settings: Settings, day: date, today: date, timeout: float) -> VisaReport:
-    first = max(day - timedelta(days=LOOKBACK_DAYS), today - timedelta(days=REPORT_DAYS_BACK_MAX - 1))
+def _of_visa(settings: Settings, day: date, span: Span, today: date, timeout: float) -> VisaReport:
+    first = max(_first_sent(settings, day, span), today - timedelta(days=REPORT_DAYS_BACK_MAX - 1))
     # Days that are over: while one goes on, its rows move from page to page.
-    last = min(max(day, min(day + timedelta(days=1), today - timedelta(days=1))), today)
+    last = min(max(day, min(day + A_DAY, today - A_DAY)), today)
 
     async def fetch() -> list[ReportRow]:
         async with connected_visa(settings) as client:
@@ -256,6 +270,21 @@ def _of_visa(settings: Settings, day: date, today: date, timeout: float) -> Visa
             why=error.why,
             next_step="try again, or download it and give --visa-report FILE",
         ) from None
+
+
+def _first_sent(settings: Settings, day: date, span: Span) -> date:
+    """The day on which the first of those was sent that became PAID on this one; at least the day before.
+
+    An UNKNOWN may end weeks after it was sent, by a person's word: Visa's word about it is of the day that it was sent.
+    """
+
+    async def look() -> datetime | None:
+        url = settings.database_url.get_secret_value()
+        async with reading(url, statement_seconds=STATEMENT_SECONDS) as connection:
+            return await first_sent(connection, span.begin - OVERLAP, span.end)
+
+    sent = run(look())
+    return day - A_DAY if sent is None else min(day - A_DAY, sent.date())
 
 
 def _reported(settings: Settings, rows: Sequence[ReportRow], first: date, last: date) -> VisaReport:
@@ -289,30 +318,31 @@ def _add_requests(outcome: Outcome, unknown: Sequence[InboundPosition]) -> None:
 # What is kept and shown.
 
 
-def _kept(
-    settings: Settings,
-    day: date,
-    zone: str,
-    begun_at: datetime,
-    operator: str,
-    source: VisaSource,
-    outcome: Outcome,
-    kinds: Sequence[str],
-    *,
-    dry_run: bool,
-) -> list[dict[str, Any]]:
-    found = list(outcome.found.values())
-    if dry_run:
-        return [_unkept_line(one, day) for one in found]
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known of a run before it has compared anything."""
+
+    day: date
+    zone: str
+    at: datetime
+    operator: str
+    visa_source: VisaSource
+
+
+def _unkept(outcome: Outcome, day: date) -> list[dict[str, Any]]:
+    return [_unkept_line(one, day) for one in outcome.found.values()]
+
+
+def _kept(settings: Settings, begun: Begun, outcome: Outcome, closed: Sequence[Closed]) -> list[dict[str, Any]]:
+    """Write it down; the exceptions that it found, as they are kept. Raises CommandFailed, LedgerError."""
     url = settings.database_url.get_secret_value()
-    money = {
-        currency: {"ledger": sums.ledger, "visa": sums.visa} if source is not VisaSource.NONE else {"paid": sums.paid}
-        for currency, sums in sorted(outcome.money.items())
-    }
-    counts = {"matched": outcome.matched, "unmatched": outcome.unmatched, "awaited": outcome.awaited}
-    kept_run = Run(day, zone, begun_at, operator, source, money=money, **counts)
+    whole = Run(
+        begun.day, begun.zone, begun.at, begun.operator, begun.visa_source,
+        matched=outcome.matched, unmatched=outcome.unmatched, awaited=outcome.awaited,
+        money=_sums(outcome, with_visa=begun.visa_source is not VisaSource.NONE),
+    )  # fmt: skip
     try:
-        run(record(url, kept_run, found, kinds))
+        number = run(record(url, whole, list(outcome.found.values()), closed))
     except ValueError as error:
         raise CommandFailed(
             ExitCode.REFUSED,
@@ -320,7 +350,14 @@ def _kept(
             why=str(error),
             next_step="are both sides of the same installation? --dry-run --output json shows all of them",
         ) from None
-    return [_line(one) for one in run(exceptions(url, only_open=False, day=day)) if one.gone_at is None]
+    return [_line(one) for one in run(exceptions(url, only_open=False, run_number=number))]
+
+
+def _sums(outcome: Outcome, *, with_visa: bool) -> dict[str, dict[str, int]]:
+    return {
+        currency: {"ledger": sums.ledger, "visa": sums.visa} if with_visa else {"paid": sums.paid}
+        for currency, sums in sorted(outcome.money.items())
+    }
 
 
 def _show(

@@ -6,15 +6,16 @@ The topics and Visa's report are held in memory, some hundred bytes for each eve
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from ledger.reconciliations import Found
+from ledger.reconciliations import Closed, Found
 from ops.ledger_queries import Connection, reading
 from ops.output import progress
 from ops.reconcile_events import Topics
-from ops.reconcile_queries import STATEMENT_SECONDS, known_ids, known_numbers, payouts_of
+from ops.reconcile_queries import STATEMENT_SECONDS, known_ids, payouts_named, payouts_of
 from ops.report_queries import Span
 from processors.payout.row import PayoutState
 from processors.reconciliation.compare import Judgement, Terms, judge, strangers
@@ -25,6 +26,10 @@ from streams.settings import Settings
 
 OVERLAP: Final = timedelta(hours=2)
 """What was too young to be missed in the run of the day before is judged once more."""
+OF_OTHERS: Final = frozenset(
+    {ExceptionKind.NOT_IN_LEDGER, ExceptionKind.REQUEST_NOT_IN_LEDGER, ExceptionKind.RESULT_NOT_IN_LEDGER}
+)
+"""About what no payout of ours is: known by their day alone."""
 DETAIL_CHARACTERS_MAX: Final = 1_000
 """The table's own limit is 2,000 bytes."""
 WITHHELD: Final = "[withheld]"
@@ -60,6 +65,8 @@ class Outcome:
     states: Counter[str] = field(default_factory=Counter)
     money: dict[str, Sums] = field(default_factory=dict)
     found: dict[tuple[ExceptionKind, str], Found] = field(default_factory=dict)
+    settled: dict[Side, set[str]] = field(default_factory=lambda: {side: set() for side in Side})
+    """Of the subjects that have an exception: those about which a side has said everything."""
 
     def add(self, kind: ExceptionKind, subject: str, detail: str, amount: int | None, currency: str | None) -> None:
         """One exception; several of a kind about the same subject are one. A card number is no id of ours."""
@@ -73,20 +80,54 @@ class Outcome:
         return self.money.setdefault(currency, Sums())
 
 
-def compared_kinds(*, topics: bool, visa: bool) -> list[str]:
-    """What a run can say of, and so can find to be gone."""
-    sides = {Side.LEDGER} | ({Side.TOPICS} if topics else set()) | ({Side.VISA} if visa else set())
-    return sorted(kind.value for kind, known in TREATMENT.items() if known.side in sides)
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What was read of a day besides the ledger."""
+
+    topics: Topics | None
+    visa: VisaReport | None
+    requests_were_read: bool
+
+
+def closed_by(sides: Sides, outcome: Outcome) -> list[Closed]:
+    """What a run can find to be gone: only what it has looked at, and only where everything was said about it."""
+    closed = []
+    for side in Side:
+        kinds = [kind.value for kind, known in TREATMENT.items() if known.side is side and kind not in OF_OTHERS]
+        closed.append(Closed(kinds, outcome.settled[side]))
+    of_others = {
+        ExceptionKind.NOT_IN_LEDGER: sides.visa is not None,
+        ExceptionKind.RESULT_NOT_IN_LEDGER: sides.topics is not None,
+        ExceptionKind.REQUEST_NOT_IN_LEDGER: sides.requests_were_read,
+    }
+    return [*closed, *(Closed([kind.value], None) for kind, was_read in of_others.items() if was_read)]
 
 
 async def reconciled(
-    settings: Settings, day: date, span: Span, topics: Topics | None, visa: VisaReport | None, now: datetime
+    settings: Settings, day: date, span: Span, sides: Sides, excepted: Collection[str], now: datetime
 ) -> Outcome:
-    """Judge every payout of the day; then what the others know and the ledger does not. Raises LedgerUnavailable."""
+    """Judge every payout of the day; then what the others know and the ledger does not.
+
+    `excepted` are the subjects that have an exception already. Raises LedgerUnavailable.
+    """
     begin = span.begin - OVERLAP
+    topics, visa = sides.topics, sides.visa
     terms = Terms(now, begin if topics is not None else None, visa)
-    outcome, untold, strange = Outcome(), _ids(topics), _numbers(visa)
+    outcome, untold = Outcome(), set() if topics is None else set(topics.of_the_day)
+    unnamed = set() if visa is None else visa.of_day(day)
     url = settings.database_url.get_secret_value()
+
+    def judged(payout: LedgerPayout) -> None:
+        told = NOTHING_TOLD if topics is None else topics.told.get(payout.payout_id, NOTHING_TOLD)
+        judgement = judge(payout, told, terms)
+        count(outcome, payout, span, judgement)
+        if payout.payout_id in excepted:
+            for side in judgement.settled:
+                outcome.settled[side].add(payout.payout_id)
+        untold.discard(payout.payout_id)
+        if payout.numbers is not None:
+            unnamed.discard(payout.numbers)
+
     async with (
         reading(url, statement_seconds=STATEMENT_SECONDS) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -94,24 +135,14 @@ async def reconciled(
         with progress("payouts compared", None) as step:
             async for payout in payouts_of(connection, begin, span.end):
                 step()
-                told = NOTHING_TOLD if topics is None else topics.told.get(payout.payout_id, NOTHING_TOLD)
-                count(outcome, payout, span, judge(payout, told, terms))
-                untold.discard(payout.payout_id)
-                if payout.numbers is not None:
-                    strange.discard(payout.numbers)
+                judged(payout)
+        # What Visa did on this day to payouts of which nothing else happened on it: a late effect, a chargeback.
+        async for payout in payouts_named(connection, list(unnamed)):
+            judged(payout)
         await _unknown_here(connection, outcome, topics, untold)
-        if visa is not None:
-            known = _numbers(visa) - strange | await known_numbers(connection, strange)
-            unknown_at_visa(outcome, visa, known, day)
+    if visa is not None:
+        unknown_at_visa(outcome, visa, unnamed, day)
     return outcome
-
-
-def _ids(topics: Topics | None) -> set[str]:
-    return set() if topics is None else set(topics.of_the_day)
-
-
-def _numbers(visa: VisaReport | None) -> set[Numbers]:
-    return set() if visa is None else set(visa.pushes)
 
 
 def count(outcome: Outcome, payout: LedgerPayout, span: Span, judgement: Judgement) -> None:
@@ -158,9 +189,9 @@ async def _unknown_here(connection: Connection, outcome: Outcome, topics: Topics
         outcome.unmatched += 1
 
 
-def unknown_at_visa(outcome: Outcome, visa: VisaReport, known: set[Numbers], day: date) -> None:
+def unknown_at_visa(outcome: Outcome, visa: VisaReport, unnamed: Collection[Numbers], day: date) -> None:
     """Money of the day that Visa moved under numbers that no payout has. Other days have runs of their own."""
-    for (trace, reference), row, difference in strangers(visa, known):
+    for (trace, reference), row, difference in strangers(visa, unnamed):
         if row.transaction_date != day:
             continue
         subject = f"visa RRN {reference} STAN {trace}"

@@ -26,13 +26,16 @@ WHERE p.received_at >= $1 AND p.received_at < $2 OR p.state_at >= $1 AND p.state
     OR p.first_intent_at >= $1 AND p.first_intent_at < $2 OR p.last_intent_at >= $1 AND p.last_intent_at < $2
     OR p.compensation_at >= $1 AND p.compensation_at < $2 OR p.returned_at >= $1 AND p.returned_at < $2
 """  # noqa: S608 - constants; values are bound
-KNOWN_IDS: Final = 'SELECT payout_id FROM payouts WHERE payout_id = ANY ($1::text[] COLLATE "C")'
-KNOWN_NUMBERS: Final = """
-SELECT p.systems_trace_audit_number AS stan, p.retrieval_reference_number AS rrn
-FROM unnest($1::bigint[], $2::text[]) AS asked (stan, rrn)
+OF_NUMBERS: Final = f"""
+SELECT {COLUMNS}, {RECEIPT_OWNED} FROM unnest($1::bigint[], $2::text[]) AS asked (stan, rrn)
 JOIN payouts AS p ON p.systems_trace_audit_number = asked.stan AND p.retrieval_reference_number = asked.rrn
+{CLAIMS_OF_A_PAYOUT}
+"""  # noqa: S608 - constants; values are bound
+FIRST_SENT: Final = """
+SELECT min(first_intent_at) FROM payouts
+WHERE state = 'PAID' AND state_at >= $1 AND state_at < $2 AND destination_kind NOT IN ('ACCOUNT', 'WALLET')
 """
-
+KNOWN_IDS: Final = 'SELECT payout_id FROM payouts WHERE payout_id = ANY ($1::text[] COLLATE "C")'
 # Buckets of age since the request came in: a payout that is open, or whose funding is still to be handed back.
 AGING: Final = """
 SELECT what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor,
@@ -97,15 +100,19 @@ async def known_ids(connection: Connection, payout_ids: Collection[str]) -> set[
     return known
 
 
-async def known_numbers(connection: Connection, numbers: Collection[Numbers]) -> set[Numbers]:
-    """Those that a payout of the ledger has."""
+async def first_sent(connection: Connection, begin: datetime, end: datetime) -> datetime | None:
+    """When the first of the card payouts was sent that became PAID in this time."""
+    sent: datetime | None = await connection.fetchval(FIRST_SENT, begin, end)
+    return sent
+
+
+async def payouts_named(connection: Connection, numbers: Collection[Numbers]) -> AsyncIterator[LedgerPayout]:
+    """The payouts that have these numbers at Visa."""
     asked: Sequence[Numbers] = [one for one in numbers if one[0] is not None]
-    known: set[Numbers] = set()
     for first in range(0, len(asked), NAMES_AT_ONCE):
         some = asked[first : first + NAMES_AT_ONCE]
-        found = await connection.fetch(KNOWN_NUMBERS, [stan for stan, _ in some], [rrn for _, rrn in some])
-        known |= {(record["stan"], record["rrn"]) for record in found}
-    return known
+        for record in await connection.fetch(OF_NUMBERS, [stan for stan, _ in some], [rrn for _, rrn in some]):
+            yield ledger_payout(record)
 
 
 async def aging(connection: Connection, older_than_days: int) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ The sides are read one after the other, the ledger last: what it has decided mea
 others, and what they know already it knows, too. So nothing that is merely under way is an exception.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from processors.payout.row import TERMINAL_STATES, UNPAID_ENDS, CompensationState, PayoutState
-from processors.reconciliation.exception_kinds import ExceptionKind
+from processors.reconciliation.exception_kinds import ExceptionKind, Side
 from processors.reconciliation.sides import LedgerPayout, Numbers, Told, VisaReport
 from processors.visa.transaction_report import Movement, ReportRow
 
@@ -48,19 +48,27 @@ class Judgement:
 
     differences: tuple[Difference, ...]
     awaited: bool
-    """Too young to be missed, or outside of what the other side covers: not matched yet, and no exception."""
+    """Something is too young to be missed, or outside of what the other side covers: no word about that yet."""
+    settled: frozenset[Side]
+    """The sides that have said everything about it: what they do not say is not so."""
     paid_here_minor: int
     """Of what was compared with Visa."""
     paid_at_visa_minor: int
 
 
 class _Doubt:
-    """Collects what is only too early to say."""
+    """Collects what cannot be said: what is too young, and what was told before the events that were read."""
 
-    __slots__ = ("awaited",)
+    __slots__ = ("awaited", "untold_before")
 
     def __init__(self) -> None:
         self.awaited = False
+        self.untold_before = False
+
+    def was_read(self, at: datetime, since: datetime) -> bool:
+        """Whether an event of then is among those that were read."""
+        self.untold_before = self.untold_before or at < since
+        return at >= since
 
     def or_missing(self, at: datetime, patience: timedelta, now: datetime) -> bool:
         """Whether it is missed; else it is awaited."""
@@ -84,15 +92,24 @@ def judge(payout: LedgerPayout, told: Told, terms: Terms) -> Judgement:
         there = sum(row.amount_minor or 0 for row in moved if row.currency == payout.currency)
         if payout.state is PayoutState.PAID and (moved or terms.visa.covers(payout)):
             here = payout.amount_minor
-    return Judgement(tuple(found), doubt.awaited and not found, here, there)
+    return Judgement(tuple(found), doubt.awaited, _settled(payout, terms, doubt), here, there)
 
 
-def strangers(report: VisaReport, known: set[Numbers]) -> Iterator[tuple[Numbers, ReportRow, Difference]]:
-    """Money that Visa moved under numbers that no payout has (`known`: those that one has)."""
-    for numbers, rows in report.pushes.items():
-        if numbers in known:
-            continue
-        for row in moved_of(rows):
+def _settled(payout: LedgerPayout, terms: Terms, doubt: "_Doubt") -> frozenset[Side]:
+    if doubt.awaited:
+        return frozenset({Side.LEDGER})
+    sides = {Side.LEDGER}
+    if terms.told_since is not None and not doubt.untold_before:
+        sides.add(Side.TOPICS)
+    if terms.visa is not None and (payout.numbers is None or terms.visa.covers(payout)):
+        sides.add(Side.VISA)
+    return frozenset(sides)
+
+
+def strangers(report: VisaReport, unnamed: Collection[Numbers]) -> Iterator[tuple[Numbers, ReportRow, Difference]]:
+    """Money that Visa moved under numbers that no payout has: `unnamed`."""
+    for numbers in sorted(unnamed, key=str):
+        for row in moved_of(report.pushes.get(numbers, ())):
             yield numbers, row, Difference(ExceptionKind.NOT_IN_LEDGER, f"{_shown(row)}; no payout has these numbers")
 
 
@@ -127,8 +144,8 @@ def _of_topics(payout: LedgerPayout, told: Told, since: datetime, now: datetime,
     if payout.state not in TERMINAL_STATES or payout.compensation is CompensationState.NONE:
         return
     if (
-        payout.state_at >= since
-        and payout.state_version not in told.demands
+        payout.state_version not in told.demands
+        and doubt.was_read(payout.state_at, since)
         and doubt.or_missing(payout.state_at, PATIENCE, now)
     ):
         yield Difference(ExceptionKind.COMPENSATION_NOT_TOLD, "no event demands the compensation")
@@ -136,8 +153,8 @@ def _of_topics(payout: LedgerPayout, told: Told, since: datetime, now: datetime,
     if (
         payout.compensation in TOLD_BY_RESULT
         and at is not None
-        and at >= since
         and told.compensations.get(payout.compensation_version) != payout.compensation
+        and doubt.was_read(at, since)
         and doubt.or_missing(at, PATIENCE, now)
     ):
         yield Difference(ExceptionKind.COMPENSATION_NOT_TOLD, f"no event tells that it is {payout.compensation}")
@@ -163,7 +180,7 @@ def _missing_or_different(
     for version, status, at in expected:
         event = told.results.get(version)
         if event is None:
-            if at >= since and doubt.or_missing(at, PATIENCE, now):
+            if doubt.was_read(at, since) and doubt.or_missing(at, PATIENCE, now):
                 yield Difference(ExceptionKind.RESULT_MISSING, f"{status} in version {version}; no event tells it")
         elif (event.status, event.amount_minor, event.currency) != (status, payout.amount_minor, payout.currency):
             yield Difference(

@@ -90,6 +90,14 @@ class VisaReport:
                 pushes.setdefault(key, []).append(row)
         return cls(first, last, pushes)
 
+    def of_day(self, day: date) -> set[Numbers]:
+        """What Visa transacted on a day, or wrote into its log then: a reversal keeps the day of its push."""
+        return {
+            numbers
+            for numbers, rows in self.pushes.items()
+            if any(day in (row.transaction_date, row.processing_date) for row in rows)
+        }
+
     def covers(self, payout: LedgerPayout) -> bool:
         """Whether every day on which Visa may have taken it is in the report."""
         if payout.first_intent_at is None or payout.numbers is None:

@@ -202,6 +202,17 @@ def test_s4_30_p9_an_exception_is_explained_once_with_a_reason_and_can_be_opened
     assert (missing.exit_code, "no exception 999999" in missing.stderr) == (ExitCode.FOUND, True)
 
 
+def test_p4_what_visa_did_later_to_a_payout_of_before_is_found_on_its_day(live: Live, tmp_path: Path) -> None:
+    """S4-30, P4: nothing happened to it here on that day: a late effect, a chargeback of weeks ago."""
+    before, later = Day(live, tmp_path / "before.csv"), Day(live, tmp_path / "later.csv")
+    assert before.noon < later.noon or later.noon < before.noon
+    first, second = before.sent(PayoutState.DECLINED, funding_captured=False), before.sent(PayoutState.PAID)
+    late = later.line(first)
+    taken_back = later.line(second, state="CRED CHGBK")
+    found = by_type(later.reconciled(late, taken_back, code=ExitCode.FOUND))
+    assert found == {"LEDGER_MISMATCH": [first.payout_id], "REVERSED_AT_VISA": [second.payout_id]}
+
+
 def test_s4_30_what_was_told_otherwise_or_not_at_all_is_found(day: Day) -> None:
     """S4-30, K2: an event that tells something else than the row; an end that nobody was told."""
     other = day.sent(PayoutState.PAID, told=False)

@@ -27,8 +27,8 @@ CREATE TABLE reconciliations (
 )
 """
 
-# One line of what disagrees about one payout, or about a transaction at Visa, on one day. A later run of the same day
-# sees it again, or finds it gone; a person explains it. It is never deleted.
+# One line of what disagrees about one payout, or about a transaction at Visa. A later run sees it again, or finds it
+# gone; a person explains it. It is never deleted; its day is that of the run that found it first.
 EXCEPTIONS = """
 CREATE TABLE reconciliation_exceptions (
     id bigint GENERATED ALWAYS AS IDENTITY,
@@ -47,7 +47,7 @@ CREATE TABLE reconciliation_exceptions (
     resolved_by text,
     resolution text,
     CONSTRAINT reconciliation_exceptions_pkey PRIMARY KEY (id),
-    CONSTRAINT reconciliation_exceptions_once UNIQUE (day, kind, subject),
+    CONSTRAINT reconciliation_exceptions_once UNIQUE (kind, subject),
     CONSTRAINT reconciliation_exceptions_first_fkey FOREIGN KEY (first_number) REFERENCES reconciliations (number),
     CONSTRAINT reconciliation_exceptions_last_fkey FOREIGN KEY (last_number) REFERENCES reconciliations (number),
     CONSTRAINT reconciliation_exceptions_kind_word CHECK (kind ~ '^[A-Z][A-Z_]{0,59}$'),

@@ -10,12 +10,14 @@ from datetime import UTC, date, datetime
 import asyncpg
 import pytest
 
-from ledger.reconciliations import Found, Kept, Run, VisaSource, exceptions, record, resolve
+from ledger.reconciliations import Closed, Found, Kept, Run, VisaSource, excepted, exceptions, record, reopen, resolve
 
 pytestmark = [pytest.mark.servers, pytest.mark.database]
 
 DAY, OTHER_DAY = date(2026, 11, 27), date(2026, 11, 28)
 KINDS = ("NOT_AT_VISA", "RESULT_MISSING")
+EVERYTHING = [Closed(KINDS, ["pay-1", "pay-2"])]
+"""A run that was told everything about both."""
 FIRST = Found("NOT_AT_VISA", "pay-1", 1999, "USD", "paid here, not in the report")
 SECOND = Found("RESULT_MISSING", "pay-2", None, None, "no event")
 
@@ -43,25 +45,50 @@ async def history_of(url: str) -> list[asyncpg.Record]:
         await connection.close()
 
 
-async def test_s4_30_a_run_keeps_what_it_found_and_a_later_one_closes_what_is_gone(ledger_url: str) -> None:
-    """S4-30: the same exception is one row; of the kinds that a later run compared, what it did not find is gone."""
-    first = await record(ledger_url, run_of(), [FIRST, SECOND], KINDS)
-    again = await record(ledger_url, run_of(), [FIRST], ["NOT_AT_VISA"])
+async def test_s4_30_a_run_keeps_what_it_found_and_closes_what_it_looked_at_and_did_not_find(ledger_url: str) -> None:
+    """S4-30: only of the kinds and subjects about which it was told everything."""
+    first = await record(ledger_url, run_of(), [FIRST, SECOND], EVERYTHING)
+    assert await excepted(ledger_url) == {"pay-1", "pay-2"}
+    again = await record(ledger_url, run_of(), [FIRST], [Closed(["NOT_AT_VISA"], ["pay-1", "pay-2"])])
     assert again > first
     assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}, "results were not compared again"
-    await record(ledger_url, run_of(unmatched=0), [], KINDS)
+    await record(ledger_url, run_of(), [], [Closed(KINDS, ["pay-3"])])
+    assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}, "of neither anything was said"
+    last = await record(ledger_url, run_of(unmatched=0), [], EVERYTHING)
     assert await statuses(ledger_url) == {"pay-1": "GONE", "pay-2": "GONE"}
-    await record(ledger_url, run_of(OTHER_DAY), [FIRST], KINDS)
-    await record(ledger_url, run_of(), [FIRST], KINDS)
-    kept = await exceptions(ledger_url, only_open=True, kinds=["NOT_AT_VISA"])
-    assert [one.day for one in kept] == [OTHER_DAY, DAY], "a day is not closed by another one's run"
-    assert [one.day for one in await exceptions(ledger_url, only_open=True, day=DAY)] == [DAY]
-    assert (kept[0].amount_minor, kept[0].currency, kept[0].detail) == (1999, "USD", FIRST.detail)
+    assert await excepted(ledger_url) == set()
+    assert await exceptions(ledger_url, only_open=False, run_number=last) == []
+
+
+async def test_s4_30_the_same_exception_is_one_whichever_days_run_finds_it(ledger_url: str) -> None:
+    """S4-30: nobody explains it twice; it keeps the day on which it was found first."""
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
+    number = await record(ledger_url, run_of(OTHER_DAY), [FIRST], EVERYTHING)
+    (kept,) = await exceptions(ledger_url, only_open=True)
+    assert (kept.day, kept.amount_minor, kept.currency, kept.detail) == (DAY, 1999, "USD", FIRST.detail)
+    assert await exceptions(ledger_url, only_open=True, run_number=number) == [kept]
+    assert await exceptions(ledger_url, only_open=True, kinds=["RESULT_MISSING"]) == []
+    assert await exceptions(ledger_url, only_open=True, day=OTHER_DAY) == []
+    await record(ledger_url, run_of(OTHER_DAY), [], EVERYTHING)
+    assert await statuses(ledger_url) == {"pay-1": "GONE"}
+    await record(ledger_url, run_of(OTHER_DAY), [FIRST], EVERYTHING)
+    assert await statuses(ledger_url) == {"pay-1": "OPEN"}, "there again"
+
+
+async def test_s4_30_what_no_payout_is_is_closed_by_its_own_days_run(ledger_url: str) -> None:
+    """S4-30: of a transaction that nobody asked for only its day's report can say that it is not there."""
+    stranger = Found("NOT_IN_LEDGER", "visa RRN 1 STAN 2", 700, "USD", "nobody's")
+    of_its_day = [Closed(["NOT_IN_LEDGER"], None)]
+    await record(ledger_url, run_of(), [stranger], of_its_day)
+    await record(ledger_url, run_of(OTHER_DAY), [], of_its_day)
+    assert await statuses(ledger_url) == {stranger.subject: "OPEN"}
+    await record(ledger_url, run_of(), [], of_its_day)
+    assert await statuses(ledger_url) == {stranger.subject: "GONE"}
 
 
 async def test_p9_l10_an_exception_is_explained_once_and_both_are_lines_of_the_history(ledger_url: str) -> None:
     """P9: of two people who explain the same at once one is told; who and why is in the history (L10)."""
-    await record(ledger_url, run_of(), [FIRST], KINDS)
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
     (kept,) = await exceptions(ledger_url, only_open=True)
     outcomes = await asyncio.gather(
         *(resolve(ledger_url, kept, operator=f"operator-{n}", reason=f"INC-{n}") for n in range(6))
@@ -79,17 +106,30 @@ async def test_p9_l10_an_exception_is_explained_once_and_both_are_lines_of_the_h
 
 async def test_s4_30_what_was_explained_stays_explained_until_it_is_something_else(ledger_url: str) -> None:
     """S4-30: a run that finds the same again asks nobody twice; one that finds another difference does."""
-    await record(ledger_url, run_of(), [FIRST], KINDS)
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
     (kept,) = await exceptions(ledger_url, only_open=True)
     assert await resolve(ledger_url, kept, operator="maria", reason="settled a day later")
-    await record(ledger_url, run_of(), [FIRST], KINDS)
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
     assert await statuses(ledger_url) == {"pay-1": "RESOLVED"}
     changed = Found(FIRST.kind, FIRST.subject, 1999, "USD", "paid here, reversed at Visa")
-    await record(ledger_url, run_of(operator="paul"), [changed], KINDS)
+    await record(ledger_url, run_of(operator="paul"), [changed], EVERYTHING)
     assert await statuses(ledger_url) == {"pay-1": "OPEN"}
     lines = [(line["actor"], line["transition"]) for line in await history_of(ledger_url)]
     assert ("paul", "reconciliation_exception_reopened") in lines
     assert not await resolve(ledger_url, kept, operator="maria", reason="as before"), "it is not what she has seen"
+
+
+async def test_p9_what_was_explained_is_opened_again_once(ledger_url: str) -> None:
+    """P9: the way back; of two at once one is told."""
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
+    (kept,) = await exceptions(ledger_url, only_open=True)
+    assert await resolve(ledger_url, kept, operator="maria", reason="INC-1")
+    (explained,) = await exceptions(ledger_url, only_open=False)
+    outcomes = await asyncio.gather(
+        *(reopen(ledger_url, explained, operator=f"operator-{n}", reason="INC-2") for n in range(6))
+    )
+    assert sorted(outcomes) == [False] * 5 + [True]
+    assert await statuses(ledger_url) == {"pay-1": "OPEN"}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +143,7 @@ async def test_s4_30_what_was_explained_stays_explained_until_it_is_something_el
 )
 async def test_l10_what_was_found_cannot_be_taken_away(ledger_url: str, statement: str) -> None:
     """L10: neither a run nor an exception disappears."""
-    await record(ledger_url, run_of(), [FIRST], KINDS)
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
     connection = await asyncpg.connect(ledger_url)
     try:
         with pytest.raises(asyncpg.RestrictViolationError):
@@ -116,7 +156,7 @@ async def test_p9_two_runs_of_a_day_at_once_leave_what_the_later_one_found(ledge
     """P9: their writes do not mix."""
 
     async def one(found: Sequence[Found]) -> int:
-        return await record(ledger_url, run_of(), found, KINDS)
+        return await record(ledger_url, run_of(), found, EVERYTHING)
 
     numbers = await asyncio.gather(*(one([FIRST]) if n % 2 else one([SECOND]) for n in range(8)))
     last = max(numbers)

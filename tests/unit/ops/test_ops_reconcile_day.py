@@ -8,19 +8,21 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ops.reconcile_day import OVERLAP, WITHHELD, Outcome, compared_kinds, count, is_of_the_day, unknown_at_visa
+from ops.reconcile import days_around, is_ours
+from ops.reconcile_day import OVERLAP, WITHHELD, Outcome, Sides, closed_by, count, is_of_the_day, unknown_at_visa
+from ops.reconcile_events import Topics
 from ops.report_queries import Span
 from processors.payout.row import PayoutState
 from processors.reconciliation.compare import Difference, Judgement
 from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Side
-from tests.unit.reconciliation.test_reconciliation_compare import DAY, RRN, SENT, STAN, payout, report, row
+from streams.settings import Settings
+from tests.unit.reconciliation.test_reconciliation_compare import DAY, SENT, STAN, payout, report, row
 
 SPAN = Span.of(DAY, 1, ZoneInfo("UTC"))
-AGREES = Judgement((), awaited=False, paid_here_minor=1999, paid_at_visa_minor=1999)
-AWAITED = Judgement((), awaited=True, paid_here_minor=0, paid_at_visa_minor=0)
-DIFFERS = Judgement(
-    (Difference(ExceptionKind.NOT_AT_VISA, "not there"),), awaited=False, paid_here_minor=1999, paid_at_visa_minor=0
-)
+EVERY_SIDE = frozenset(Side)
+AGREES = Judgement((), awaited=False, settled=EVERY_SIDE, paid_here_minor=1999, paid_at_visa_minor=1999)
+AWAITED = Judgement((), awaited=True, settled=frozenset(), paid_here_minor=0, paid_at_visa_minor=0)
+DIFFERS = replace(AGREES, differences=(Difference(ExceptionKind.NOT_AT_VISA, "not there"),), paid_at_visa_minor=0)
 
 
 def test_s4_23_payouts_are_matched_unmatched_or_awaited_and_summed_per_currency() -> None:
@@ -78,16 +80,48 @@ def test_s4_30_money_of_the_day_that_no_payout_asked_for_is_counted_at_visa() ->
     other = row(retrieval_reference_number="633112000002", amount_minor=700)
     tomorrow = replace(other, retrieval_reference_number="633112000003", transaction_date=DAY + timedelta(days=1))
     outcome = Outcome()
-    unknown_at_visa(outcome, report(row(), other, tomorrow), {(STAN, RRN)}, DAY)
+    unnamed = {(STAN, "633112000002"), (STAN, "633112000003")}
+    unknown_at_visa(outcome, report(row(), other, tomorrow), unnamed, DAY)
     ((kind, subject),) = outcome.found
     assert (kind, subject) == (ExceptionKind.NOT_IN_LEDGER, f"visa RRN 633112000002 STAN {STAN}")
     assert (outcome.unmatched, outcome.money["USD"].visa, outcome.money["USD"].ledger) == (1, 700, 0)
 
 
-@pytest.mark.parametrize(("topics", "visa"), [(True, True), (True, False), (False, True), (False, False)])
-def test_s4_30_a_run_closes_only_what_it_compared(topics: bool, visa: bool) -> None:
-    """S4-30: an exception of a side that was not read stays open."""
-    closes = set(compared_kinds(topics=topics, visa=visa))
+@pytest.mark.parametrize("requests", [True, False])
+@pytest.mark.parametrize("visa", [True, False])
+@pytest.mark.parametrize("topics", [True, False])
+def test_s4_30_a_run_closes_only_what_it_was_told_everything_about(topics: bool, visa: bool, requests: bool) -> None:
+    """S4-30: an exception of a side that was not read, or about a payout of which it said nothing, stays open."""
+    outcome = Outcome()
+    for side, subject in zip(Side, ("pay-1", "pay-2", "pay-3"), strict=True):
+        outcome.settled[side].add(subject)
+    sides = Sides(Topics({}) if topics else None, report() if visa else None, requests)
+    closes: dict[str, set[str] | None] = {}
+    for closed in closed_by(sides, outcome):
+        closes.update(dict.fromkeys(closed.kinds, None if closed.subjects is None else set(closed.subjects)))
     for kind, known in TREATMENT.items():
-        read = {Side.LEDGER: True, Side.TOPICS: topics, Side.VISA: visa}[known.side]
-        assert (kind in closes) == read
+        match kind:
+            case ExceptionKind.NOT_IN_LEDGER:
+                assert (kind in closes) == visa
+            case ExceptionKind.RESULT_NOT_IN_LEDGER:
+                assert (kind in closes) == topics
+            case ExceptionKind.REQUEST_NOT_IN_LEDGER:
+                assert (kind in closes) == requests
+            case _:
+                assert closes[kind] == outcome.settled[known.side]
+
+
+def test_s4_23_a_file_covers_the_days_around_without_a_gap() -> None:
+    """S4-23: one chargeback of last month does not make it a report of the month."""
+    days = {DAY + timedelta(days=days) for days in (-40, -3, -1, 0, 1)}
+    assert days_around(DAY, days) == (DAY - timedelta(days=1), DAY + timedelta(days=1))
+    assert days_around(DAY, {DAY}) == (DAY, DAY)
+
+
+def test_s4_23_ours_is_what_our_bin_and_card_acceptor_sent() -> None:
+    """S4-23: others may send under the same enrolment."""
+    settings = Settings.model_validate({"visa_acquiring_bin": "408999", "visa_card_acceptor_id": "ACCEPTOR"})
+    assert is_ours(row(), settings)
+    assert is_ours(row(card_acceptor_id=None, acquiring_bin="00408999"), settings)
+    assert not is_ours(row(card_acceptor_id="ANOTHER"), settings)
+    assert not is_ours(row(acquiring_bin="400000"), settings)

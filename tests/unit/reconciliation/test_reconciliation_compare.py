@@ -213,12 +213,14 @@ def test_p4_money_under_numbers_that_no_payout_has_is_found() -> None:
     """P4, S1: what Visa moved for us and nobody asked for; what was taken back again is none."""
     other = row(retrieval_reference_number="633112000002", transaction_id="528706215199")
     visa = report(row(), other)
-    found = list(strangers(visa, {(STAN, RRN)}))
+    assert visa.of_day(DAY) == {(STAN, RRN), (STAN, "633112000002")}
+    assert visa.of_day(DAY + timedelta(days=1)) == set()
+    found = list(strangers(visa, {(STAN, "633112000002")}))
     assert [(numbers, difference.kind) for numbers, _, difference in found] == [
         ((STAN, "633112000002"), ExceptionKind.NOT_IN_LEDGER)
     ]
     reversed_too = report(row(), other, replace(other, movement=Movement.PUSH_REVERSED))
-    assert list(strangers(reversed_too, {(STAN, RRN)})) == []
+    assert list(strangers(reversed_too, {(STAN, "633112000002")})) == []
 
 
 def test_the_same_line_twice_is_one_and_a_reversal_takes_back_one() -> None:
@@ -228,6 +230,47 @@ def test_the_same_line_twice_is_one_and_a_reversal_takes_back_one() -> None:
     assert kinds(payout(), report(*twice, row(Movement.PUSH_REVERSED, transaction_id="528706215102"))) == []
     assert kinds(payout(), report(*twice, row(Movement.PUSH_REVERSED, transaction_id="another"))) == []
     assert moved_of([*twice, row(Movement.PUSH_REVERSED)]) == [twice[1]]
+
+
+def test_what_visa_wrote_into_its_log_on_a_day_is_of_that_day() -> None:
+    """S4-23: a chargeback keeps the day of its push; the day's run judges its payout all the same."""
+    later = DAY + timedelta(days=30)
+    charged_back = row(Movement.PUSH_CHARGED_BACK, processing_date=later)
+    assert report(row(), charged_back, last=later).of_day(later) == {(STAN, RRN)}
+
+
+@pytest.mark.parametrize(
+    ("one", "visa", "since", "settled"),
+    [
+        (payout(), LISTED, SINCE, {Side.LEDGER, Side.TOPICS, Side.VISA}),
+        (payout(), None, SINCE, {Side.LEDGER, Side.TOPICS}),
+        (payout(), LISTED, None, {Side.LEDGER, Side.VISA}),
+        (payout(), report(row(), first=date(2026, 11, 28)), SINCE, {Side.LEDGER, Side.TOPICS}),
+        (payout(is_account_payout=True), NOTHING_LISTED, SINCE, {Side.LEDGER, Side.TOPICS, Side.VISA}),
+        (payout(state_at=NOW), NOTHING_LISTED, SINCE, {Side.LEDGER}),
+    ],
+)
+def test_s4_30_a_side_has_said_everything_only_where_it_was_read_and_nothing_is_awaited(
+    one: LedgerPayout, visa: VisaReport | None, since: datetime | None, settled: set[Side]
+) -> None:
+    """S4-30: what was found once is gone only when somebody who would know does not say it any more."""
+    assert judge(one, told_of(one), Terms(NOW, since, visa)).settled == settled
+
+
+@pytest.mark.parametrize(
+    "one",
+    [payout(state_at=SINCE - timedelta(hours=1)), unpaid(compensation_at=SINCE - timedelta(hours=1))],
+)
+def test_s4_30_what_was_told_before_the_events_that_were_read_is_not_missed_and_not_mended(one: LedgerPayout) -> None:
+    """S4-30: a later day's run neither finds a result of before missing nor says that it is there now."""
+    visa = LISTED if one.state is PayoutState.PAID else None
+    told = told_of(one)
+    if one.state is PayoutState.PAID:
+        told.results.clear()
+    told.compensations.clear()
+    judgement = judge(one, told, Terms(NOW, SINCE, visa))
+    assert (judgement.differences, Side.TOPICS in judgement.settled) == ((), False)
+    assert Side.TOPICS in judge(one, told_of(one), Terms(NOW, SINCE, visa)).settled, "it was told, and read"
 
 
 def test_every_kind_has_an_owner_a_side_and_a_first_step() -> None:
