@@ -17,13 +17,22 @@ CURRENCIES_MAX: Final = 50
 """Label values of one gauge: more currencies than anybody pays in, and no more, whatever the table says."""
 CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
-# Runs are written one after the other, so the one with the highest number ended last.
+# After a migration, before the roles were given again, the table is there and not for a worker to read: then nothing is
+# known of reconciliations, and of everything else all.
+MAY_LOOK: Final = """
+SELECT CASE WHEN to_regclass('reconciliation_exceptions') IS NULL THEN false
+    ELSE has_table_privilege('reconciliations', 'SELECT') AND has_table_privilege('reconciliation_exceptions', 'SELECT')
+    END
+"""
+# Runs are written one after the other, so the one with the highest number ended last. One that looks at a day of long
+# ago again says nothing about yesterday.
 LAST: Final = """
-SELECT EXTRACT(EPOCH FROM ended_at)::float8 AS ended_at, matched FROM reconciliations ORDER BY number DESC LIMIT 1
+SELECT EXTRACT(EPOCH FROM ended_at)::float8 AS ended_at, matched FROM reconciliations
+WHERE day >= (ended_at - interval '2 days')::date ORDER BY number DESC LIMIT 1
 """
 LAST_WITH_VISA: Final = """
 SELECT EXTRACT(EPOCH FROM ended_at)::float8 AS ended_at, money FROM reconciliations
-WHERE visa_source <> 'NONE' ORDER BY number DESC LIMIT 1
+WHERE visa_source <> 'NONE' AND day >= (ended_at - interval '2 days')::date ORDER BY number DESC LIMIT 1
 """
 OPEN: Final = """
 SELECT kind, count(*) AS exceptions FROM reconciliation_exceptions
@@ -33,7 +42,7 @@ WHERE gone_at IS NULL AND resolved_at IS NULL GROUP BY kind
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationFigures:
-    """Times are Unix seconds; all is 0 or empty before the first run."""
+    """Times are Unix seconds; all is 0 or empty before the first run. Only runs about the last days count."""
 
     last_at: float = 0.0
     last_visa_at: float = 0.0
@@ -51,6 +60,8 @@ NEVER_RECONCILED: Final = ReconciliationFigures()
 
 async def reconciliation_figures(connection: Connection) -> ReconciliationFigures:
     """Look once, within the caller's transaction."""
+    if not await connection.fetchval(MAY_LOOK):
+        return NEVER_RECONCILED
     last = await connection.fetchrow(LAST)
     with_visa = await connection.fetchrow(LAST_WITH_VISA)
     return reconciliation_figures_of(last, with_visa, await connection.fetch(OPEN))

@@ -12,7 +12,7 @@ what a person has explained opens it again.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -53,17 +53,30 @@ SELECT $1::date, f.kind, f.subject, f.amount_minor, f.currency, f.detail, $2::bi
 ON CONFLICT (kind, subject) DO UPDATE SET amount_minor = excluded.amount_minor, currency = excluded.currency,
     detail = excluded.detail, last_number = excluded.last_number, last_seen_at = clock_timestamp(), gone_at = NULL
 """
+# What another run has seen since this one began to read is not gone. Days of another time zone are other days.
 GONE: Final = """
-UPDATE reconciliation_exceptions SET gone_at = clock_timestamp()
-WHERE last_number < $2 AND kind = ANY ($3::text[]) AND gone_at IS NULL
-    AND CASE WHEN $4::text[] IS NULL THEN day = $1 ELSE subject = ANY ($4) END
+UPDATE reconciliation_exceptions AS e SET gone_at = clock_timestamp()
+FROM reconciliations AS run WHERE run.number = $2
+    AND last_number < $2 AND kind = ANY ($3::text[]) AND gone_at IS NULL AND last_seen_at < run.begun_at
+    AND CASE WHEN $4::text[] IS NOT NULL THEN subject = ANY ($4)
+        ELSE e.day = $1 AND run.zone = (SELECT r.zone FROM reconciliations AS r WHERE r.number = e.last_number) END
 """
 NOTE: Final = """
 INSERT INTO history (actor, transition, from_state, to_state, detail) VALUES ($1, 'reconciled', NULL, $2, $3::jsonb)
 """
 COLUMNS: Final = """id, day, kind, subject, amount_minor, currency, detail, first_seen_at, last_seen_at, gone_at,
     resolved_at, resolved_by, resolution"""
-EXCEPTED: Final = "SELECT DISTINCT subject FROM reconciliation_exceptions WHERE gone_at IS NULL"
+MAY_RECORD: Final = """
+SELECT has_table_privilege('reconciliations', 'INSERT') AND has_table_privilege('reconciliation_exceptions', 'INSERT')
+"""
+DAYS: Final = """
+SELECT day, bool_or(visa_source <> 'NONE') AS with_visa, false AS open FROM reconciliations WHERE day >= $1 GROUP BY day
+UNION ALL
+SELECT day, false, true FROM reconciliation_exceptions
+WHERE day >= $1 AND gone_at IS NULL AND resolved_at IS NULL GROUP BY day
+"""
+FIRST_DAY: Final = "SELECT min(day) FROM reconciliations"
+STANDING: Final = f"SELECT {COLUMNS} FROM reconciliation_exceptions WHERE gone_at IS NULL"  # noqa: S608 - a constant
 EXCEPTIONS: Final = f"""
 SELECT {COLUMNS} FROM reconciliation_exceptions
 WHERE ($1::boolean IS FALSE OR gone_at IS NULL AND resolved_at IS NULL)
@@ -172,10 +185,32 @@ class Closed:
     """Of these; None: all of the run's day."""
 
 
-async def excepted(database_url: str) -> set[str]:
-    """The subjects that have an exception, explained or not. Raises LedgerUnavailable."""
+async def standing(database_url: str) -> list[Kept]:
+    """Every exception that is not gone, explained or not. Raises LedgerUnavailable."""
     async with opened(database_url, application_name=APPLICATION_NAME) as connection:
-        return {row["subject"] for row in await connection.fetch(EXCEPTED)}
+        return [Kept(**row) for row in await connection.fetch(STANDING)]
+
+
+async def may_record(database_url: str) -> bool:
+    """Whether this login may write runs and exceptions: an operator's may, a worker's not. Raises LedgerUnavailable."""
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        return bool(await connection.fetchval(MAY_RECORD))
+
+
+async def days_to_compare(database_url: str, last: date, days_back_max: int, *, with_visa: bool) -> list[date]:
+    """The last day, and of those before it what was never compared (with Visa), or has open exceptions; oldest first.
+
+    Nothing before the first day that ever was compared. Raises LedgerUnavailable.
+    """
+    first = last - timedelta(days=days_back_max)
+    async with opened(database_url, application_name=APPLICATION_NAME) as connection:
+        ever: date | None = await connection.fetchval(FIRST_DAY)
+        rows = await connection.fetch(DAYS, first)
+    compared = {row["day"] for row in rows if not row["open"] and (row["with_visa"] or not with_visa)}
+    again = {row["day"] for row in rows if row["open"] and row["day"] < last}
+    begin = last if ever is None else max(first, ever)
+    before = {begin + timedelta(days=number) for number in range((last - begin).days)}
+    return sorted({last} | (before - compared) | again)
 
 
 async def record(database_url: str, run: Run, found: Sequence[Found], closed: Sequence[Closed]) -> int:

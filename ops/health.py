@@ -5,6 +5,7 @@ a headless Service in Kubernetes, means every one of them.
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,21 +138,33 @@ async def _every(page: Page) -> list[Page]:
         found = await asyncio.get_running_loop().getaddrinfo(page.host, page.port, type=socket.SOCK_STREAM)
     except OSError:
         return [page]
-    # Of one family: a worker listens on one of the two, and would be missed on the other.
-    hosts = {str(address[0]) for family, *_, address in found if family == found[0][0]}
+    # Of one family: a worker listens on one of the two, by default the older, and would be missed on the other.
+    families = {family for family, *_ in found}
+    chosen = socket.AF_INET if socket.AF_INET in families else found[0][0]
+    hosts = {str(address[0]) for family, *_, address in found if family == chosen}
     return [Page(host, page.port) for host in sorted(hosts)]
 
 
 async def _row(client: httpx.AsyncClient, page: Page, timeout_seconds: float) -> dict[str, Any]:
     try:
         async with asyncio.timeout(timeout_seconds):
-            answer = await client.get(f"http://{page.address}{PATH}")
-            found = answer.json() if len(answer.content) <= PAGE_BYTES_MAX else None
+            found = json.loads(await _body(client, f"http://{page.address}{PATH}"))
     except (httpx.HTTPError, TimeoutError, ValueError, OSError) as error:
         return _silent(page, type(error).__name__)
     if not isinstance(found, dict) or not isinstance(found.get("checks"), dict):
         return _silent(page, "what answers is no worker")
     return row_of(page, found)
+
+
+async def _body(client: httpx.AsyncClient, url: str) -> bytes:
+    """What is answered, as far as a page may go. Raises httpx.HTTPError."""
+    body = b""
+    async with client.stream("GET", url) as answer:
+        async for part in answer.aiter_bytes():
+            body += part
+            if len(body) > PAGE_BYTES_MAX:
+                return b""
+    return body
 
 
 def _silent(page: Page, why: str) -> dict[str, Any]:

@@ -4,24 +4,34 @@
 no payout: whatever is done about an exception is done with another command, and the next run finds it gone.
 """
 
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import Annotated, Any, Final
 
 import typer
 
 from ledger.interface import InboundPosition
-from ledger.reconciliations import Closed, Kept, Run, VisaSource, excepted, exceptions, record, reopen, resolve
+from ledger.reconciliations import (
+    EXCEPTIONS_MAX,
+    ROWS_MAX,
+    Closed,
+    Kept,
+    Run,
+    VisaSource,
+    days_to_compare,
+    exceptions,
+    may_record,
+    record,
+    reopen,
+    resolve,
+    standing,
+)
 from ops.application import ending, new_app
-from ops.asynchronous import connected_ledger, run
-from ops.certs import connected_visa
+from ops.asynchronous import run
 from ops.environment import DATABASE, KAFKA, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import CommandFailed, not_found, refused, unreachable, usage_error
+from ops.failures import not_found, refused, usage_error
 from ops.ledger_queries import reading
 from ops.money_text import amount_text
 from ops.operator_actions import (
@@ -35,30 +45,23 @@ from ops.operator_actions import (
     who_or_what,
 )
 from ops.options import OutputOption
-from ops.output import Column, Output, emit_object, emit_rows, message
-from ops.reconcile_day import OVERLAP, Outcome, Sides, closed_by, reconciled
-from ops.reconcile_events import REQUESTS, Topics, unknown_requests, what_was_told
-from ops.reconcile_queries import STATEMENT_SECONDS, aging, first_sent
+from ops.output import Column, Output, emit_object, emit_rows, message, to_json
+from ops.reconcile_day import Asked, Outcome, Sides, closed_by, reconciled
+from ops.reconcile_events import Topics
+from ops.reconcile_queries import STATEMENT_SECONDS, aging
+from ops.reconcile_sides import VisaChoice, refuse_in_isolation, requests_of, topics_of, visa_of
 from ops.report import DateOption, ZoneOption, day_of, zone_of
 from ops.report_queries import Span
 from ops.results import checked_words
 from ops.stuck import age_text
-from processors.payout.modes import Mode
-from processors.reconciliation.compare import PATIENCE
-from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Severity
-from processors.reconciliation.sides import VisaReport
-from processors.visa.fields import RequestInvalid
-from processors.visa.transaction_report import REPORT_DAYS_BACK_MAX, ReportRow, ReportUnreadable, rows_of_csv
-from schemas.topics import TOPICS
+from processors.reconciliation.exception_kinds import MONEY_AT_RISK, TREATMENT, ExceptionKind, Severity
 from streams.settings import Settings
-from streams.visa_material import MaterialUnusable
-from streams.visa_report import ReportUnavailable, fetched
 
+CATCH_UP_DAYS: Final = 10
+"""A job that did not run for longer was missed by ReconciliationNotRun nine times."""
 TIMEOUT_SECONDS: Final = 1_800.0
-STANDARD_INPUT: Final = "-"
 SHOWN_MAX: Final = 1_000
 DAYS_MAX: Final = 3_650
-A_DAY: Final = timedelta(days=1)
 
 MONEY_COLUMNS: Final = (
     Column("currency", "CURRENCY"),
@@ -104,7 +107,7 @@ TypeOption = Annotated[list[str] | None, typer.Option("--type", help=f"Only thes
 @app.command(
     "daily",
     epilog=ending(
-        "payouts reconcile daily --ask-visa",
+        "payouts reconcile daily --ask-visa --catch-up",
         "payouts reconcile daily --date 2026-11-27 --visa-report transactions.csv",
         "payouts reconcile daily --date 2026-11-27 --dry-run --output json",
         codes=(ExitCode.FOUND, ExitCode.REFUSED, ExitCode.UNREACHABLE),
@@ -120,190 +123,107 @@ def daily(
     timeout: Annotated[
         float, typer.Option(min=1.0, max=86_400.0, help="Stop reading one side after so many seconds.")
     ] = TIMEOUT_SECONDS,
+    catch_up: Annotated[
+        bool, typer.Option("--catch-up", help="And days before that nobody compared, or with open exceptions.")
+    ] = False,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=86_400.0, help="Miss nothing that is younger than so many seconds (900; Visa's 7,200)."
+        ),
+    ] = None,
     operator: OperatorOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and show; keep nothing of it.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Compare the payouts of a day: ledger, requests, results, compensations, and Visa's report if there is one.
 
-    Changes no payout. What disagrees is kept as exceptions, until a later run of the day finds it gone or somebody
-    explains it; without Visa's report half of what could disagree is not seen. Ends with 1 if an exception is open.
-    Visa's report knows cards only: payouts to accounts and wallets are compared with the topics.
+    Changes no payout. What disagrees is kept as exceptions, until a later run finds it gone or somebody explains it;
+    without Visa's report half of what could disagree is not seen. Ends with 1 if an exception is open. Visa's report
+    knows cards only: payouts to accounts and wallets are compared with the topics. --catch-up goes back ten days.
     """
     if ask_visa and visa_report is not None:
         raise usage_error("--ask-visa and --visa-report contradict each other", next_step="give one of them")
+    if catch_up and (day is not None or visa_report is not None):
+        raise usage_error(
+            "--catch-up is about many days, up to yesterday", next_step="leave out --date and --visa-report"
+        )
     settings, name = settings_for(KAFKA, DATABASE), who_or_what(operator)
-    now = datetime.now(UTC)
-    span = Span.of(wanted := day_of(day, zone), 1, zone_of(zone))
-    known = run(excepted(settings.database_url.get_secret_value()))
-    topics = _topics(settings, span, now, timeout)
-    unknown = _requests(settings, span, now)
-    report, source = _visa(settings, wanted, span, now, timeout, ask_visa=ask_visa, file=visa_report)
-    sides = Sides(topics, report, unknown is not None)
-    outcome = run(reconciled(settings, wanted, span, sides, known, datetime.now(UTC)))
-    _add_requests(outcome, unknown or [])
-    begun = Begun(wanted, zone, now, name, source)
-    rows = _unkept(outcome, wanted) if dry_run else _kept(settings, begun, outcome, closed_by(sides, outcome))
-    _show(wanted, span, source, topics, outcome, rows, output)
+    how = How(zone, name, VisaChoice(ask_visa, visa_report, timeout), timeout, patience, dry_run)
+    if not dry_run:
+        _refuse_who_may_not_record(settings)
+    if ask_visa:
+        refuse_in_isolation(settings)
+    documents = []
+    for one in _days(settings, how, day_of(day, zone), catch_up=catch_up):
+        document = _compare(settings, how, one)
+        documents.append(document)
+        if output is Output.TABLE:
+            _show(document)
+    if output is Output.JSON:
+        emit_document(documents if catch_up else documents[0])
     if dry_run:
         message("Nothing was kept (--dry-run).")
-    if any(row["status"] == "OPEN" for row in rows):
+    if any(row["status"] == "OPEN" for document in documents for row in document["exceptions"]):
         raise typer.Exit(ExitCode.FOUND)
 
 
-# The sides, in the order in which they must be read: see `processors.reconciliation.compare`.
+@dataclass(frozen=True, slots=True)
+class How:
+    """What is the same for every day of a run."""
+
+    zone: str
+    operator: str
+    visa: VisaChoice
+    timeout_seconds: float
+    patience_seconds: float | None
+    dry_run: bool
+
+    def asked(self, day: date) -> Asked:
+        """One day, as it is asked about now."""
+        span = Span.of(day, 1, zone_of(self.zone))
+        if self.patience_seconds is None:
+            return Asked(day, span, datetime.now(UTC))
+        patience = timedelta(seconds=self.patience_seconds)
+        return Asked(day, span, datetime.now(UTC), patience, patience)
 
 
-def _topics(settings: Settings, span: Span, now: datetime, timeout: float) -> Topics | None:
-    begin = span.begin - OVERLAP
-    keeps = timedelta(milliseconds=TOPICS["payout_results"].retention_ms)
-    if now - begin > keeps:
-        message(f"The topics keep {keeps.days} days: what was published of this day is gone and not compared.")
-        return None
-    return what_was_told(settings, begin, span.end, timeout)
-
-
-def _requests(settings: Settings, span: Span, now: datetime) -> list[InboundPosition] | None:
-    """Committed requests of the day that the ledger does not know; None: they were not read to the day's end."""
-    begin, end = span.begin - OVERLAP, min(span.end, now - PATIENCE)
-    if begin >= end or now - begin > timedelta(milliseconds=TOPICS[REQUESTS].retention_ms):
-        message("No requests of this day can be looked up: they are too young, or the topic keeps them no longer.")
-        return None
-
-    async def look() -> tuple[int, list[InboundPosition]]:
-        async with connected_ledger(settings) as ledger:
-            return await unknown_requests(settings, ledger, begin, end)
-
-    looked_up, unknown = run(look())
-    message(f"{looked_up} request(s) looked up, {len(unknown)} unknown.")
-    return unknown
-
-
-def _visa(
-    settings: Settings, day: date, span: Span, now: datetime, timeout: float, *, ask_visa: bool, file: str | None
-) -> tuple[VisaReport | None, VisaSource]:
-    if file is not None:
-        return _of_file(settings, file, day), VisaSource.FILE
-    if ask_visa:
-        _refuse_in_isolation(settings)
-        return _of_visa(settings, day, span, now.date(), timeout), VisaSource.API
-    message("Visa's side is not compared: give --ask-visa, or --visa-report FILE.")
-    return None, VisaSource.NONE
-
-
-def _refuse_in_isolation(settings: Settings) -> None:
-    """E5: in isolation nothing of ours calls Visa, a daily job least of all. Raises CommandFailed (refused)."""
-
-    async def look() -> Mode:
-        async with connected_ledger(settings) as ledger:
-            return (await ledger.mode()).mode
-
-    if run(look()) is Mode.ISOLATION:
+def _refuse_who_may_not_record(settings: Settings) -> None:
+    """Before hours of reading. Raises CommandFailed (refused), LedgerUnavailable."""
+    if not run(may_record(settings.database_url.get_secret_value())):
         raise refused(
-            "Visa is not asked in the mode isolation",
-            why="it lets nothing of ours call out",
-            next_step="give --visa-report FILE, or compare without Visa's side",
+            "this login may not keep what is found",
+            why="reconciliations are an operator's to write; a worker's login only reads them",
+            next_step="give DATABASE_URL of an operator (`payouts ledger roles`), or --dry-run",
         )
 
 
-def _of_file(settings: Settings, file: str, day: date) -> VisaReport:
-    try:
-        with _opened(file) as lines:
-            rows = list(rows_of_csv(lines))
-    except ReportUnreadable as error:
-        raise usage_error("the report cannot be read", why=str(error), next_step="take Visa's CSV as it is") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise usage_error("the report cannot be opened", why=type(error).__name__) from None
-    days = {row.transaction_date for row in rows}
-    if day not in days:
-        covered = f"its rows are of {min(days)} to {max(days)}" if days else "it has no rows"
-        raise usage_error(
-            f"the report is not about {day.isoformat()}",
-            why=covered,
-            next_step="download the report of these days, or give their --date",
-        )
-    return _reported(settings, rows, *days_around(day, days))
+def _days(settings: Settings, how: How, last: date, *, catch_up: bool) -> list[date]:
+    if not catch_up:
+        return [last]
+    url = settings.database_url.get_secret_value()
+    days = run(days_to_compare(url, last, CATCH_UP_DAYS, with_visa=how.visa.source is not VisaSource.NONE))
+    if len(days) > 1:
+        message(f"{len(days)} days: {', '.join(day.isoformat() for day in days)}.")
+    return days
 
 
-def days_around(day: date, days: Collection[date]) -> tuple[date, date]:
-    """The first and last of the days without a gap around this one. Pure.
-
-    A chargeback keeps the day of its push: one row of last month does not make it a report of the whole month.
-    """
-    first = last = day
-    while first - A_DAY in days:
-        first -= A_DAY
-    while last + A_DAY in days:
-        last += A_DAY
-    return first, last
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[TextIO]:
-    if file == STANDARD_INPUT:
-        yield sys.stdin
-        return
-    with Path(file).open(encoding="utf-8", newline="") as lines:
-        yield lines
-
-
-def _of_visa(settings: Settings, day: date, span: Span, today: date, timeout: float) -> VisaReport:
-    first = max(_first_sent(settings, day, span), today - timedelta(days=REPORT_DAYS_BACK_MAX - 1))
-    # Days that are over: while one goes on, its rows move from page to page.
-    last = min(max(day, min(day + A_DAY, today - A_DAY)), today)
-
-    async def fetch() -> list[ReportRow]:
-        async with connected_visa(settings) as client:
-            return await fetched(client, first, last, deadline_seconds=timeout)
-
-    try:
-        return _reported(settings, run(fetch()), first, last)
-    except RequestInvalid as error:
-        raise usage_error("Visa cannot be asked about this day", why=str(error)) from None
-    except (MaterialUnusable, OSError) as error:
-        why = str(error) if isinstance(error, MaterialUnusable) else error.strerror or type(error).__name__
-        next_step = "`payouts certs probe` tells more; or download the report and give --visa-report FILE"
-        raise refused("Visa cannot be asked", why=why, next_step=next_step) from None
-    except ReportUnavailable as error:
-        raise unreachable(
-            "Visa's report could not be fetched",
-            why=error.why,
-            next_step="try again, or download it and give --visa-report FILE",
-        ) from None
-
-
-def _first_sent(settings: Settings, day: date, span: Span) -> date:
-    """The day on which the first of those was sent that became PAID on this one; at least the day before.
-
-    An UNKNOWN may end weeks after it was sent, by a person's word: Visa's word about it is of the day that it was sent.
-    """
-
-    async def look() -> datetime | None:
-        url = settings.database_url.get_secret_value()
-        async with reading(url, statement_seconds=STATEMENT_SECONDS) as connection:
-            return await first_sent(connection, span.begin - OVERLAP, span.end)
-
-    sent = run(look())
-    return day - A_DAY if sent is None else min(day - A_DAY, sent.date())
-
-
-def _reported(settings: Settings, rows: Sequence[ReportRow], first: date, last: date) -> VisaReport:
-    """The pushes that are ours: others may send under the same enrolment, by another BIN or card acceptor."""
-    ours = [row for row in rows if is_ours(row, settings)]
-    report = VisaReport.of(ours, first, last)
-    pushes = sum(len(found) for found in report.pushes.values())
-    message(
-        f"Visa's report of {first} to {last}: {len(rows)} row(s), {pushes} of them are our pushes; "
-        f"{len(rows) - len(ours)} are of another BIN or card acceptor, {len(ours) - pushes} are pulls or repeated."
-    )
-    return report
-
-
-def is_ours(row: ReportRow, settings: Settings) -> bool:
-    """By the acquiring BIN and, where Visa names it, the card acceptor. Pure."""
-    acceptor = row.card_acceptor_id
-    of_our_bin = row.acquiring_bin.lstrip("0") == settings.visa_acquiring_bin.lstrip("0")
-    return of_our_bin and (acceptor is None or acceptor.casefold() == settings.visa_card_acceptor_id.casefold())
+def _compare(settings: Settings, how: How, day: date) -> dict[str, Any]:
+    """One day: every side read, the ledger last, judged and kept. Raises CommandFailed, LedgerError."""
+    url = settings.database_url.get_secret_value()
+    asked = how.asked(day)
+    known = {(one.kind, one.subject): one for one in run(standing(url))}
+    topics = topics_of(settings, asked, how.timeout_seconds)
+    unknown = requests_of(settings, asked, how.timeout_seconds)
+    sides = Sides(topics, visa_of(settings, asked, how.visa), unknown is not None)
+    asked_last = replace(asked, now=datetime.now(UTC))
+    outcome = run(reconciled(settings, asked_last, sides, {subject for _, subject in known}))
+    _add_requests(outcome, unknown or [])
+    if how.dry_run:
+        rows = [_unkept_line(one, day, known.get((one.kind, one.subject))) for one in outcome.found.values()]
+    else:
+        rows = _kept(url, how, asked, outcome, closed_by(sides, outcome))
+    return _document(asked, how, topics, outcome, rows)
 
 
 def _add_requests(outcome: Outcome, unknown: Sequence[InboundPosition]) -> None:
@@ -318,39 +238,20 @@ def _add_requests(outcome: Outcome, unknown: Sequence[InboundPosition]) -> None:
 # What is kept and shown.
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What is known of a run before it has compared anything."""
-
-    day: date
-    zone: str
-    at: datetime
-    operator: str
-    visa_source: VisaSource
-
-
-def _unkept(outcome: Outcome, day: date) -> list[dict[str, Any]]:
-    return [_unkept_line(one, day) for one in outcome.found.values()]
-
-
-def _kept(settings: Settings, begun: Begun, outcome: Outcome, closed: Sequence[Closed]) -> list[dict[str, Any]]:
-    """Write it down; the exceptions that it found, as they are kept. Raises CommandFailed, LedgerError."""
-    url = settings.database_url.get_secret_value()
+def _kept(url: str, how: How, asked: Asked, outcome: Outcome, closed: Sequence[Closed]) -> list[dict[str, Any]]:
+    """Write it down; the exceptions that it found, as they are kept. Raises LedgerError."""
     whole = Run(
-        begun.day, begun.zone, begun.at, begun.operator, begun.visa_source,
+        asked.day, how.zone, asked.now, how.operator, how.visa.source,
         matched=outcome.matched, unmatched=outcome.unmatched, awaited=outcome.awaited,
-        money=_sums(outcome, with_visa=begun.visa_source is not VisaSource.NONE),
+        money=_sums(outcome, with_visa=how.visa.source is not VisaSource.NONE),
     )  # fmt: skip
-    try:
-        number = run(record(url, whole, list(outcome.found.values()), closed))
-    except ValueError as error:
-        raise CommandFailed(
-            ExitCode.REFUSED,
-            "the exceptions were not kept",
-            why=str(error),
-            next_step="are both sides of the same installation? --dry-run --output json shows all of them",
-        ) from None
-    return [_line(one) for one in run(exceptions(url, only_open=False, run_number=number))]
+    found = sorted(outcome.found.values(), key=lambda one: ExceptionKind(one.kind) not in MONEY_AT_RISK)
+    if len(found) > EXCEPTIONS_MAX:
+        message(
+            f"Only {EXCEPTIONS_MAX} of {len(found)} exceptions are kept, those about money first: --dry-run shows all."
+        )
+    number = run(record(url, whole, found[:EXCEPTIONS_MAX], closed))
+    return [_line(one) for one in run(exceptions(url, only_open=False, run_number=number, limit=EXCEPTIONS_MAX))]
 
 
 def _sums(outcome: Outcome, *, with_visa: bool) -> dict[str, dict[str, int]]:
@@ -360,65 +261,65 @@ def _sums(outcome: Outcome, *, with_visa: bool) -> dict[str, dict[str, int]]:
     }
 
 
-def _show(
-    day: date,
-    span: Span,
-    source: VisaSource,
-    topics: Topics | None,
-    outcome: Outcome,
-    rows: Sequence[Mapping[str, Any]],
-    output: Output,
-) -> None:
-    head = {
-        "day": day.isoformat(),
-        "from": span.begin,
-        "to": span.end,
-        "visa_source": source.value,
+def _document(
+    asked: Asked, how: How, topics: Topics | None, outcome: Outcome, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "day": asked.day.isoformat(),
+        "from": asked.span.begin,
+        "to": asked.span.end,
+        "visa_source": how.visa.source.value,
         "events_read": None if topics is None else topics.events,
         "events_undecodable": None if topics is None else topics.undecodable,
         "states": dict(sorted(outcome.states.items())),
         "matched": outcome.matched,
         "unmatched": outcome.unmatched,
         "awaited": outcome.awaited,
-    }
-    if output is Output.JSON:
-        money = {
+        "money_minor": {
             currency: asdict(sums) | {"difference": sums.difference} for currency, sums in sorted(outcome.money.items())
-        }
-        emit_object({**head, "money_minor": money, "exceptions": list(rows)}, output)
-        return
-    emit_object(head, output)
+        },
+        "exceptions": list(rows),
+    }
+
+
+def emit_document(document: object) -> None:
+    """One JSON document: a day, or an array of days."""
+    print(to_json(document, indent=1))
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    rows = document["exceptions"]
+    head = {name: value for name, value in document.items() if name not in ("money_minor", "exceptions")}
+    emit_object(head, Output.TABLE)
     print()
-    emit_rows(_money_lines(outcome, with_visa=source is not VisaSource.NONE), MONEY_COLUMNS, output)
+    with_visa = document["visa_source"] != VisaSource.NONE
+    emit_rows(_money_lines(document["money_minor"], with_visa=with_visa), MONEY_COLUMNS, Output.TABLE)
     if rows:
         print()
-        emit_rows(rows[:SHOWN_MAX], EXCEPTION_COLUMNS, output)
+        emit_rows(rows[:SHOWN_MAX], EXCEPTION_COLUMNS, Output.TABLE)
     if len(rows) > SHOWN_MAX:
         message(f"{len(rows) - SHOWN_MAX} more: `payouts reconcile exceptions list`, or --output json.")
-    _tell(outcome, rows)
+    _tell(document)
 
 
-def _money_lines(outcome: Outcome, *, with_visa: bool) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for currency, sums in sorted(outcome.money.items()):
-        texts: dict[str, str | None] = {name: amount_text(value, currency) for name, value in asdict(sums).items()}
-        if with_visa:
-            texts["difference"] = amount_text(sums.difference, currency)
-        else:
-            texts |= {"ledger": None, "visa": None}
-        lines.append({"currency": currency, **texts})
-    return lines
+def _money_lines(money: Mapping[str, Mapping[str, int]], *, with_visa: bool) -> list[dict[str, Any]]:
+    shown = ("requested", "paid", *(("ledger", "visa", "difference") if with_visa else ()))
+    return [
+        {"currency": currency, **{name: amount_text(sums[name], currency) for name in shown}}
+        for currency, sums in money.items()
+    ]
 
 
-def _tell(outcome: Outcome, rows: Sequence[Mapping[str, Any]]) -> None:
-    unexplained = [row for row in rows if row["status"] == "OPEN"]
+def _tell(document: Mapping[str, Any]) -> None:
+    unexplained = [row for row in document["exceptions"] if row["status"] == "OPEN"]
     at_risk = sum(row["severity"] == Severity.MONEY for row in unexplained)
     if unexplained:
         message(
             f"{len(unexplained)} exception(s) are open, {at_risk} of them about money. FIRST says what to do first."
         )
     else:
-        message(f"Everything that could be compared agrees: {outcome.matched} matched, {outcome.awaited} awaited.")
+        counted = f"{document['matched']} matched, {document['awaited']} awaited"
+        message(f"{document['day']}: everything that could be compared agrees: {counted}.")
 
 
 def _line(kept: Kept) -> dict[str, Any]:
@@ -434,7 +335,11 @@ def _line(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _unkept_line(found: Any, day: date) -> dict[str, Any]:  # noqa: ANN401 - Found, or Kept, which has its fields
+def _unkept_line(
+    found: Any,  # noqa: ANN401 - Found, or Kept, which has its fields
+    day: date,
+    kept: Kept | None = None,
+) -> dict[str, Any]:
     known = TREATMENT.get(ExceptionKind(found.kind)) if found.kind in set(ExceptionKind) else None
     money = found.amount_minor is not None and found.currency is not None
     return {
@@ -447,7 +352,7 @@ def _unkept_line(found: Any, day: date) -> dict[str, Any]:  # noqa: ANN401 - Fou
         "severity": None if known is None else known.severity.value,
         "owner": None if known is None else known.owner,
         "first_step": None if known is None else known.first,
-        "status": "OPEN",
+        "status": kept.status if kept is not None and kept.detail == found.detail else "OPEN",
         "detail": found.detail,
     }
 
@@ -515,6 +420,8 @@ def listed(
     of_day = None if day is None else day_of(day, "UTC")
     rows = [_line(one) for one in run(exceptions(url, only_open=not every, day=of_day, kinds=wanted))]
     emit_rows(rows, EXCEPTION_COLUMNS, output)
+    if len(rows) == ROWS_MAX:
+        message(f"Only the youngest {ROWS_MAX} are shown: --date or --type shows fewer.")
     if any(row["status"] == "OPEN" for row in rows):
         raise typer.Exit(ExitCode.FOUND)
 

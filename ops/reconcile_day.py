@@ -8,17 +8,23 @@ The topics and Visa's report are held in memory, some hundred bytes for each eve
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from ledger.reconciliations import Closed, Found
-from ops.ledger_queries import Connection, reading
+from ops.ledger_queries import reading
 from ops.output import progress
 from ops.reconcile_events import Topics
-from ops.reconcile_queries import STATEMENT_SECONDS, known_ids, payouts_named, payouts_of
+from ops.reconcile_queries import (
+    STATEMENT_SECONDS,
+    adjustments_among,
+    payouts_named,
+    payouts_of,
+    payouts_with_ids,
+)
 from ops.report_queries import Span
 from processors.payout.row import PayoutState
-from processors.reconciliation.compare import Judgement, Terms, judge, strangers
+from processors.reconciliation.compare import PATIENCE, REPORT_PATIENCE, Judgement, Terms, judge, strangers
 from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Side
 from processors.reconciliation.sides import NOTHING_TOLD, LedgerPayout, Numbers, VisaReport
 from schemas.card_numbers import looks_like_card_number
@@ -103,24 +109,39 @@ def closed_by(sides: Sides, outcome: Outcome) -> list[Closed]:
     return [*closed, *(Closed([kind.value], None) for kind, was_read in of_others.items() if was_read)]
 
 
-async def reconciled(
-    settings: Settings, day: date, span: Span, sides: Sides, excepted: Collection[str], now: datetime
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which day, and how patient the run is."""
+
+    day: date
+    span: Span
+    now: datetime
+    patience: timedelta = PATIENCE
+    report_patience: timedelta = REPORT_PATIENCE
+
+    @property
+    def begin(self) -> datetime:
+        """From when on payouts are judged: by the reader's day, and by Visa's, whose report has days of its own."""
+        return min(self.span.begin, datetime.combine(self.day, time(), UTC)) - OVERLAP
+
+
+async def reconciled(settings: Settings, asked: Asked, sides: Sides, excepted: Collection[str]) -> Outcome:
     """Judge every payout of the day; then what the others know and the ledger does not.
 
     `excepted` are the subjects that have an exception already. Raises LedgerUnavailable.
     """
-    begin = span.begin - OVERLAP
     topics, visa = sides.topics, sides.visa
-    terms = Terms(now, begin if topics is not None else None, visa)
+    told_since = None if topics is None else asked.begin
+    terms = Terms(asked.now, asked.begin, told_since, visa, asked.patience, asked.report_patience)
     outcome, untold = Outcome(), set() if topics is None else set(topics.of_the_day)
-    unnamed = set() if visa is None else visa.of_day(day)
+    # Of the day before, too: what Visa wrote down late.
+    unnamed = set() if visa is None else visa.of_days(asked.day, asked.day - timedelta(days=1))
     url = settings.database_url.get_secret_value()
 
     def judged(payout: LedgerPayout) -> None:
         told = NOTHING_TOLD if topics is None else topics.told.get(payout.payout_id, NOTHING_TOLD)
         judgement = judge(payout, told, terms)
-        count(outcome, payout, span, judgement)
+        count(outcome, payout, asked.span, judgement)
         if payout.payout_id in excepted:
             for side in judgement.settled:
                 outcome.settled[side].add(payout.payout_id)
@@ -133,15 +154,20 @@ async def reconciled(
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         with progress("payouts compared", None) as step:
-            async for payout in payouts_of(connection, begin, span.end):
+            async for payout in payouts_of(connection, asked.begin, asked.span.end):
                 step()
                 judged(payout)
-        # What Visa did on this day to payouts of which nothing else happened on it: a late effect, a chargeback.
+        # What Visa did, or what was told, about payouts to which nothing happened here on this day: a late effect, a
+        # chargeback, an event of another copy of the ledger.
         async for payout in payouts_named(connection, list(unnamed)):
             judged(payout)
-        await _unknown_here(connection, outcome, topics, untold)
+        async for payout in payouts_with_ids(connection, list(untold)):
+            judged(payout)
+        unnamed -= await adjustments_among(connection, unnamed)
+    if topics is not None:
+        unknown_here(outcome, topics, untold)
     if visa is not None:
-        unknown_at_visa(outcome, visa, unnamed, day)
+        unknown_at_visa(outcome, visa, unnamed)
     return outcome
 
 
@@ -165,7 +191,8 @@ def count(outcome: Outcome, payout: LedgerPayout, span: Span, judgement: Judgeme
     if payout.state is PayoutState.PAID and span.begin <= payout.state_at < span.end:
         sums.paid += payout.amount_minor
     sums.ledger += judgement.paid_here_minor
-    sums.visa += judgement.paid_at_visa_minor
+    for currency, minor in judgement.paid_at_visa:
+        outcome.sums(currency).visa += minor
 
 
 def is_of_the_day(payout: LedgerPayout, span: Span) -> bool:
@@ -177,23 +204,19 @@ def is_of_the_day(payout: LedgerPayout, span: Span) -> bool:
     return any(at is not None and span.begin <= at < span.end for at in times)
 
 
-async def _unknown_here(connection: Connection, outcome: Outcome, topics: Topics | None, untold: set[str]) -> None:
-    if topics is None:
-        return
-    for payout_id in sorted(untold - await known_ids(connection, untold)):
-        told = topics.told[payout_id]
+def unknown_here(outcome: Outcome, topics: Topics, unknown: Collection[str]) -> None:
+    """Payouts of which an end was told on the day, and that the ledger does not have."""
+    for payout_id in sorted(unknown):
         # An event that was published while the ledger was read is of a row that the ledger has: it was written first.
-        for version, event in sorted(told.results.items()):
+        for version, event in sorted(topics.told[payout_id].results.items()):
             detail = f"told {event.status} in version {version}; the ledger does not have it: is it a restored copy?"
             outcome.add(ExceptionKind.RESULT_NOT_IN_LEDGER, payout_id, detail, event.amount_minor, event.currency)
         outcome.unmatched += 1
 
 
-def unknown_at_visa(outcome: Outcome, visa: VisaReport, unnamed: Collection[Numbers], day: date) -> None:
-    """Money of the day that Visa moved under numbers that no payout has. Other days have runs of their own."""
+def unknown_at_visa(outcome: Outcome, visa: VisaReport, unnamed: Collection[Numbers]) -> None:
+    """Money that Visa moved, or may have, under numbers that no payout has."""
     for (trace, reference), row, difference in strangers(visa, unnamed):
-        if row.transaction_date != day:
-            continue
         subject = f"visa RRN {reference} STAN {trace}"
         outcome.add(difference.kind, subject, difference.detail, row.amount_minor, row.currency)
         outcome.unmatched += 1

@@ -3,6 +3,7 @@
 Read without a group, from the beginning of the day to what is there now: what ended in the day is told in it or later.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ def _keep(found: Topics, topic: str, event: Event, *, is_of_the_day: bool) -> No
     told = found.told[event["payout_id"]]
     if topic == RESULTS:
         amount: Mapping[str, Any] = event["amount"]
-        told.results[event["version"]] = ResultTold(event["status"], amount["amount_minor"], amount["currency"])
+        told.add_result(event["version"], ResultTold(event["status"], amount["amount_minor"], amount["currency"]))
         if is_of_the_day:
             found.of_the_day.add(event["payout_id"])
     elif topic == DEMANDS:
@@ -109,38 +110,48 @@ def _keep(found: Topics, topic: str, event: Event, *, is_of_the_day: bool) -> No
 
 
 async def unknown_requests(
-    settings: Settings, ledger: Ledger, begin: datetime, end: datetime
-) -> tuple[int, list[InboundPosition]]:
+    settings: Settings, ledger: Ledger, begin: datetime, end: datetime, timeout_seconds: float
+) -> tuple[int, list[InboundPosition]] | None:
     """How many committed requests of these hours were looked up in the ledger, and those that it does not know.
 
-    Raises CommandFailed, LedgerUnavailable, RegistryUnavailable.
+    None: nobody knows how far they were committed. Raises CommandFailed, LedgerUnavailable, RegistryUnavailable.
     """
+    ranges = _requests_between(connect_admin(settings), settings, begin, end)
+    if ranges is None:
+        return None
     url = registry_of(settings)
     codec = Codec(RegistryResolver(url) if url else PinnedResolver(), topic_prefix=settings.payouts_topic_prefix)
     records = KafkaRecords(confluent_config(settings), settings.group)
-    missing: list[InboundPosition] = []
-    looked_up = 0
     try:
-        ranges = _requests_between(connect_admin(settings), settings, begin, end)
-        with progress("requests looked up", sum(asked.end - asked.first for asked in ranges)) as step:
-            for asked in ranges:
-                slot, first = (asked.topic, asked.partition), asked.first
-                while first < asked.end:
-                    span = await records.read(slot, first, asked.end)
-                    missing += await missing_of(ledger, codec, slot, span, settings.payouts_topic_prefix)
-                    looked_up += len(span.records)
-                    for _ in range(span.next_offset - first):
-                        step()
-                    first = span.next_offset
-    except Unreadable as error:
-        raise unreachable("the requests could not be read", why=str(error)) from None
+        async with asyncio.timeout(timeout_seconds):
+            return await _looked_up(ledger, codec, records, ranges, settings.payouts_topic_prefix)
+    except (Unreadable, TimeoutError) as error:
+        why = str(error) or f"not within {timeout_seconds:g} s"
+        raise unreachable("the requests could not be read", why=why, next_step="give a longer --timeout") from None
     finally:
         await records.close()
         await codec.close()
+
+
+async def _looked_up(
+    ledger: Ledger, codec: Codec, records: KafkaRecords, ranges: Sequence[Span], prefix: str
+) -> tuple[int, list[InboundPosition]]:
+    missing: list[InboundPosition] = []
+    looked_up = 0
+    with progress("requests looked up", sum(asked.end - asked.first for asked in ranges)) as step:
+        for asked in ranges:
+            slot, first = (asked.topic, asked.partition), asked.first
+            while first < asked.end:
+                span = await records.read(slot, first, asked.end)
+                missing += await missing_of(ledger, codec, slot, span, prefix)
+                looked_up += len(span.records)
+                for _ in range(span.next_offset - first):
+                    step()
+                first = span.next_offset
     return looked_up, missing
 
 
-def _requests_between(admin: AdminClient, settings: Settings, begin: datetime, end: datetime) -> Sequence[Span]:
+def _requests_between(admin: AdminClient, settings: Settings, begin: datetime, end: datetime) -> Sequence[Span] | None:
     names = our_topics(admin, settings, [REQUESTS])
     places = [(name, number) for name, count in names.items() for number in range(count)]
     ends: Mapping[Place, int] = offsets(admin, places, OffsetSpec.for_timestamp(int(end.timestamp() * 1000)))
@@ -149,5 +160,7 @@ def _requests_between(admin: AdminClient, settings: Settings, begin: datetime, e
     for span in spans_of(admin, places, since=begin):
         place = (span.topic, span.partition)
         last = span.end if ends[place] < 0 else ends[place]
+        if span.first < last and place not in committed:
+            return None  # a group without offsets has passed nothing, or they have expired
         ranges.append(Span(*place, span.first, min(last, committed.get(place, 0))))
     return [asked for asked in ranges if not asked.is_empty]

@@ -8,6 +8,7 @@ from ledger.statements import CLAIMS_OF_A_PAYOUT, RECEIPT_OWNED
 from ops.ledger_queries import Connection
 from processors.payout.row import ACCOUNT_DESTINATIONS, CompensationState, PayoutState
 from processors.reconciliation.sides import LedgerPayout, Numbers
+from processors.visa.identity import IdentityError, sequence_number
 
 STATEMENT_SECONDS: Final = 600.0
 """The table has no index by time: a day's payouts are found by reading it once."""
@@ -17,7 +18,7 @@ NAMES_AT_ONCE: Final = 10_000
 COLUMNS: Final = """p.payout_id, p.amount_minor, p.currency, p.state, p.state_version, p.state_at, p.received_at,
     p.destination_kind, p.systems_trace_audit_number, p.retrieval_reference_number, p.first_intent_at,
     p.last_intent_at, p.ambiguous, p.funding_captured, p.compensation, p.compensation_version, p.compensation_at,
-    p.returned_at, p.returned_version"""
+    p.returned_at, p.returned_version, p.hold_reason, p.compensation_reason_code"""
 
 # A payout is of every day on which something of it happened that another side should know.
 OF_THE_DAY: Final = f"""
@@ -25,6 +26,7 @@ SELECT {COLUMNS}, {RECEIPT_OWNED} FROM payouts AS p {CLAIMS_OF_A_PAYOUT}
 WHERE p.received_at >= $1 AND p.received_at < $2 OR p.state_at >= $1 AND p.state_at < $2
     OR p.first_intent_at >= $1 AND p.first_intent_at < $2 OR p.last_intent_at >= $1 AND p.last_intent_at < $2
     OR p.compensation_at >= $1 AND p.compensation_at < $2 OR p.returned_at >= $1 AND p.returned_at < $2
+    OR p.held AND p.updated_at >= $1 AND p.updated_at < $2
 """  # noqa: S608 - constants; values are bound
 OF_NUMBERS: Final = f"""
 SELECT {COLUMNS}, {RECEIPT_OWNED} FROM unnest($1::bigint[], $2::text[]) AS asked (stan, rrn)
@@ -33,9 +35,16 @@ JOIN payouts AS p ON p.systems_trace_audit_number = asked.stan AND p.retrieval_r
 """  # noqa: S608 - constants; values are bound
 FIRST_SENT: Final = """
 SELECT min(first_intent_at) FROM payouts
-WHERE state = 'PAID' AND state_at >= $1 AND state_at < $2 AND destination_kind NOT IN ('ACCOUNT', 'WALLET')
+WHERE state IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED')
+    AND state_at >= $1 AND state_at < $2 AND destination_kind NOT IN ('ACCOUNT', 'WALLET')
 """
-KNOWN_IDS: Final = 'SELECT payout_id FROM payouts WHERE payout_id = ANY ($1::text[] COLLATE "C")'
+OF_IDS: Final = f"""
+SELECT {COLUMNS}, {RECEIPT_OWNED} FROM payouts AS p {CLAIMS_OF_A_PAYOUT}
+WHERE p.payout_id = ANY ($1::text[] COLLATE "C")
+"""  # noqa: S608 - constants; values are bound
+ADJUSTMENTS: Final = """
+SELECT compensation_identity_number AS number FROM payouts WHERE compensation_identity_number = ANY ($1::bigint[])
+"""
 # Buckets of age since the request came in: a payout that is open, or whose funding is still to be handed back.
 AGING: Final = """
 SELECT what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor,
@@ -51,7 +60,7 @@ FROM (
         currency, amount_minor, statement_timestamp() - received_at AS age
     FROM (SELECT *, state IN ('PAID', 'REJECTED', 'DENIED', 'DECLINED', 'EXPIRED', 'FAILED', 'CANCELLED') AS ended
         FROM payouts) AS every
-    WHERE NOT ended OR compensation NOT IN ('NONE', 'COMPENSATED')
+    WHERE NOT ended OR held OR compensation NOT IN ('NONE', 'COMPENSATED')
 ) AS waiting
 WHERE age >= make_interval(days => $1)
 GROUP BY what, currency ORDER BY max(age) DESC, what, currency
@@ -91,17 +100,34 @@ def ledger_payout(record: Mapping[str, Any]) -> LedgerPayout:
     )
 
 
-async def known_ids(connection: Connection, payout_ids: Collection[str]) -> set[str]:
-    """Those that the ledger has."""
-    names, known = sorted(payout_ids), set[str]()
+async def payouts_with_ids(connection: Connection, payout_ids: Collection[str]) -> AsyncIterator[LedgerPayout]:
+    """Those of these that the ledger has."""
+    names = sorted(payout_ids)
     for first in range(0, len(names), NAMES_AT_ONCE):
-        found = await connection.fetch(KNOWN_IDS, names[first : first + NAMES_AT_ONCE])
-        known |= {record["payout_id"] for record in found}
-    return known
+        for record in await connection.fetch(OF_IDS, names[first : first + NAMES_AT_ONCE]):
+            yield ledger_payout(record)
+
+
+async def adjustments_among(connection: Connection, numbers: Collection[Numbers]) -> set[Numbers]:
+    """Those that are an adjustment's: it has numbers of its own, from the same sequence (rule S1)."""
+    by_sequence = {number: one for one in numbers if (number := _sequence_number(one)) is not None}
+    asked, found = sorted(by_sequence), set[Numbers]()
+    for first in range(0, len(asked), NAMES_AT_ONCE):
+        known = await connection.fetch(ADJUSTMENTS, asked[first : first + NAMES_AT_ONCE])
+        found |= {by_sequence[record["number"]] for record in known}
+    return found
+
+
+def _sequence_number(numbers: Numbers) -> int | None:
+    trace, reference = numbers
+    try:
+        return None if trace is None else sequence_number(trace, reference)
+    except IdentityError:
+        return None
 
 
 async def first_sent(connection: Connection, begin: datetime, end: datetime) -> datetime | None:
-    """When the first of the card payouts was sent that became PAID in this time."""
+    """When the first of the card payouts was sent that ended in this time."""
     sent: datetime | None = await connection.fetchval(FIRST_SENT, begin, end)
     return sent
 

@@ -135,7 +135,7 @@ _PLAIN: Final[tuple[tuple[str, str, Callable[[LedgerFigures], float]], ...]] = (
     ),
     (
         "reconciliation_last_success_timestamp_seconds",
-        "When the last reconciliation ended; 0 when there never was one.",
+        "When the last reconciliation of the last days ended; 0 when there never was one.",
         lambda figures: figures.reconciliation.last_at,
     ),
     (
@@ -145,7 +145,7 @@ _PLAIN: Final[tuple[tuple[str, str, Callable[[LedgerFigures], float]], ...]] = (
     ),
     (
         "reconciliation_matched_items",
-        "Payouts about which all sides agreed in the last reconciliation.",
+        "Payouts in the last reconciliation about which everything that was compared agrees.",
         lambda figures: figures.reconciliation.matched,
     ),
     (

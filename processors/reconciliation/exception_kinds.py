@@ -31,10 +31,14 @@ class ExceptionKind(StrEnum):
     """Paid here, and Visa's report of those days does not have it."""
     AMOUNT_MISMATCH = "AMOUNT_MISMATCH"
     CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
+    UNKNOWN_MOVEMENT = "UNKNOWN_MOVEMENT"
+    """Visa lists something under its numbers by a name that we do not know: it may be money."""
     MISSING_ACK = "MISSING_ACK"
     """Visa paid, and the ledger does not know yet: the answer was lost, and nobody has asked since."""
     REVERSED_AT_VISA = "REVERSED_AT_VISA"
     """Paid here; Visa took it back, or the cardholder's bank charged it back."""
+    NOT_COMPARED = "NOT_COMPARED"
+    """It ended on this day and was sent before Visa's report begins: nobody has looked whether Visa agrees."""
     REQUEST_NOT_IN_LEDGER = "REQUEST_NOT_IN_LEDGER"
     """A committed record of `payout_requests` of which the ledger knows nothing."""
     RESULT_NOT_IN_LEDGER = "RESULT_NOT_IN_LEDGER"
@@ -90,6 +94,12 @@ TREATMENT: Final[Mapping[ExceptionKind, Treatment]] = {
     ),
     ExceptionKind.CURRENCY_MISMATCH: Treatment(
         Side.VISA, Severity.MONEY, "treasury", "`payouts show ID`; ask Visa which currency was settled"
+    ),
+    ExceptionKind.UNKNOWN_MOVEMENT: Treatment(
+        Side.VISA, Severity.MONEY, "treasury", "ask Visa what it is; then tell the developers its name"
+    ),
+    ExceptionKind.NOT_COMPARED: Treatment(
+        Side.VISA, Severity.INFORMATION, "treasury", "`payouts show ID`; ask Visa, or give a report that begins earlier"
     ),
     ExceptionKind.MISSING_ACK: Treatment(
         Side.VISA, Severity.INFORMATION, "operators", "`payouts requeue ID`: the worker asks Visa again"

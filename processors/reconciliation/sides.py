@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final, Self
 
+from processors.payout.frozen import APPROVED_AFTER_UNPAID_END
 from processors.payout.row import CompensationState, PayoutState
 from processors.visa.transaction_report import Movement, ReportRow
 
@@ -13,7 +14,9 @@ Numbers = tuple[int | None, str]
 
 TAKEN_WITHIN: Final = timedelta(hours=1)
 """From an intent of ours to Visa's date of it: a call's time, and clocks; a push at midnight may be of the next day."""
-OF_PUSHES: Final = frozenset({Movement.PUSH, Movement.PUSH_REVERSED, Movement.PUSH_CHARGED_BACK})
+TAKEN_BACK: Final = frozenset({Movement.PUSH_REVERSED, Movement.PUSH_CHARGED_BACK})
+OF_PUSHES: Final = TAKEN_BACK | {Movement.PUSH, Movement.OTHER}
+"""What Visa calls by a name that nobody published may be a push, and is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,18 @@ class LedgerPayout:
     compensation_at: datetime | None
     returned_at: datetime | None
     returned_version: int
+    hold_reason: str | None = None
+    compensation_reason_code: str | None = None
+
+    @property
+    def approved_after_its_end(self) -> bool:
+        """Visa has told the ledger itself that it paid what had ended unpaid: the row is frozen (rule L2)."""
+        return APPROVED_AFTER_UNPAID_END in (self.hold_reason, self.compensation_reason_code)
+
+    @property
+    def last_sent_at(self) -> datetime | None:
+        """When Visa was last asked to pay it."""
+        return self.last_intent_at or self.first_intent_at
 
     @property
     def numbers(self) -> Numbers | None:
@@ -67,6 +82,13 @@ class Told:
     """Events that demand a compensation."""
     compensations: dict[int, str] = field(default_factory=dict)
     """How compensations ended."""
+    contradicted: set[int] = field(default_factory=set)
+    """Versions of which two events tell different things: one of them is of another copy of the ledger."""
+
+    def add_result(self, version: int, told: ResultTold) -> None:
+        """One event; the first of a version stands."""
+        if self.results.setdefault(version, told) != told:
+            self.contradicted.add(version)
 
 
 NOTHING_TOLD: Final = Told()
@@ -74,7 +96,7 @@ NOTHING_TOLD: Final = Told()
 
 @dataclass(frozen=True, slots=True)
 class VisaReport:
-    """Visa's side: the pushes of whole days, and which days they are."""
+    """Visa's side: the pushes of whole days, what takes them back, what cannot be read; and which days they are."""
 
     first: date
     last: date
@@ -90,17 +112,22 @@ class VisaReport:
                 pushes.setdefault(key, []).append(row)
         return cls(first, last, pushes)
 
-    def of_day(self, day: date) -> set[Numbers]:
-        """What Visa transacted on a day, or wrote into its log then: a reversal keeps the day of its push."""
+    def of_days(self, *days: date) -> set[Numbers]:
+        """What Visa transacted on these days, or wrote into its log then: a reversal keeps the day of its push."""
+        wanted = set(days)
         return {
             numbers
             for numbers, rows in self.pushes.items()
-            if any(day in (row.transaction_date, row.processing_date) for row in rows)
+            if any(wanted & {row.transaction_date, row.processing_date} for row in rows)
         }
+
+    def begins_after(self, payout: LedgerPayout) -> bool:
+        """It was first sent before the first day of the report."""
+        return payout.first_intent_at is not None and payout.first_intent_at.date() < self.first
 
     def covers(self, payout: LedgerPayout) -> bool:
         """Whether every day on which Visa may have taken it is in the report."""
         if payout.first_intent_at is None or payout.numbers is None:
             return False
-        taken_until = (payout.last_intent_at or payout.first_intent_at) + TAKEN_WITHIN
+        taken_until = (payout.last_sent_at or payout.first_intent_at) + TAKEN_WITHIN
         return self.first <= payout.first_intent_at.date() and taken_until.date() <= self.last

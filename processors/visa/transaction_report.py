@@ -55,6 +55,8 @@ _REFERENCE: Final = re.compile(r"[0-9A-Za-z]{1,12}")
 # As long as an account number, some of whose digits may be masked.
 _LONG_NUMBER: Final = re.compile(r"[0-9Xx*]{13,}")
 _LARGEST_EXPONENT: Final = 12
+TIME_DIGITS_MAX: Final = 9
+"""Hours to milliseconds."""
 _NO_REASON: Final = "NOT APPLICABLE"
 _USD: Final = "USD"
 
@@ -134,6 +136,10 @@ class ReportRow:
     transaction_date: date
     processing_date: date | None
     reason: str | None
+    transaction_time: str | None = None
+    """Digits, as Visa wrote them."""
+    approval_code: str | None = None
+    """With time and identifier what tells two transactions under the same numbers from one that is listed twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +281,7 @@ _MEMBERS: Final[Mapping[str, str]] = {
     "processed": "processingDate",
     "reason": "reasonCode",
     "reason_value": "reasonCodeValue",
+    "approval": "approvalCode",
 }
 # The amount of a file is in the transaction's currency, and it has no other.
 _COLUMNS: Final[Mapping[str, str]] = {
@@ -289,6 +296,8 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "transacted": "Transaction Date",
     "processed": "Processing Date",
     "reason": "Reason Code",
+    "time": "Transaction Time",
+    "approval": "Auth Code",
 }
 # Without any of these columns a file cannot be compared with anything, even if some of their cells may be empty.
 _NEEDED: Final = frozenset({"state", "trace_number", "reference", "bin", "amount", "currency", "transacted"})
@@ -341,7 +350,18 @@ def _row(given: _Given) -> ReportRow:
         transaction_date=_needed_day(given, "transacted"),
         processing_date=_day(given, "processed"),
         reason=_reason(given),
+        transaction_time=_time(given),
+        approval_code=_shown(given.text("approval")),
     )
+
+
+def _time(given: _Given) -> str | None:
+    """Of a column of its own, or what stands behind the day."""
+    text = given.text("time")
+    if text is None:
+        text = (given.text("transacted") or "")[len("2016-01-01") :]
+    digits = "".join(character for character in text if character in "0123456789")
+    return digits[:TIME_DIGITS_MAX] or None
 
 
 def _movement(given: _Given) -> tuple[Movement, str]:

@@ -394,9 +394,11 @@ class FaultRun:
         An exception where nothing is wrong would be a call in the night for nothing; none of the faults may cause one.
         """
         report, words = self._report, ("reconcile", "daily", "--date", "today", "--ask-visa", "--dry-run")
+        # Everything has ended: nothing is too young to be missed.
+        impatient = ("--patience", "0")
         environment = self._stage.direct_environment
         try:
-            told = run_command(environment, *words, "--output", "json", seconds_max=BOOKS_SECONDS_MAX)
+            told = run_command(environment, *words, *impatient, "--output", "json", seconds_max=BOOKS_SECONDS_MAX)
         except CommandFailed as error:
             report.findings.append(f"the books do not agree: {error}")
             return

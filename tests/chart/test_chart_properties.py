@@ -268,7 +268,7 @@ def test_the_books_are_compared_daily_once_and_by_an_operator(chart_of: Mapping[
         (container,) = pod["containers"]
         visa = name == "everything"
         assert container["args"] == [
-            *("reconcile", "daily", "--operator", "helm:payouts"),
+            *("reconcile", "daily", "--catch-up", "--operator", "helm:payouts"),
             *(["--ask-visa"] if visa else []),
         ]
         names = {volume["name"] for volume in pod["volumes"]}

@@ -77,8 +77,8 @@ def test_commit_tier_loses_nothing_and_pays_nothing_twice(tmp_path: Path) -> Non
     assert report["clean"], said
     assert report["verdict"] == lines[-1]
     assert report["books_agree"], said
-    if report["began_at"][:10] == datetime.now(UTC).date().isoformat():  # else a part of them is of another day
-        assert report["books"]["matched"] + report["books"]["awaited"] >= terms["payouts"] // 2, report["books"]
+    if datetime.now(UTC).hour in range(1, 22):  # around midnight a part of them is of another day, or may be
+        assert report["books"] == {"matched": terms["payouts"], "awaited": 0, "unmatched": 0}
     assert report["recovery_seconds"]["worker_intents"]["count"] >= 1
     if report["alerts"] is not None:  # where there is no promtool, nobody evaluates rules
         fired = set(report["alerts"])

@@ -16,7 +16,6 @@ from typing import Any, Final
 import pytest
 from confluent_kafka import TopicPartition
 
-from ops import reconcile
 from ops.exit_codes import ExitCode
 from ops.kafka import group_consumer
 from processors.payout.row import CompensationState, PayoutRow, PayoutState
@@ -83,7 +82,7 @@ class Day:
 
     def file(self, *lines: str) -> str:
         """Visa's report with these lines; covers the days around."""
-        around = [self.noon.date() + timedelta(days=days) for days in (-1, 1)]
+        around = [self.noon.date() + timedelta(days=days) for days in (-1, 0, 1)]
         others = [f"{day},408999,,SALES DRAFT,,,,1,,{day},120000,1.00,840,,000000000001,,," for day in around]
         self._report.write_text("\n".join((HEADER, *lines, *others)) + "\n", encoding="utf-8")
         return str(self._report)
@@ -166,6 +165,40 @@ def test_s4_30_every_mismatch_with_visa_is_found_and_gone_again(day: Day) -> Non
     assert gone == {*found, "NOT_AT_VISA"} - {"COMPENSATION_NOT_TOLD"}
 
 
+def test_s4_23_two_transactions_that_share_an_identifier_are_two(day: Day) -> None:
+    """P4: told apart by the approval code; a line that is listed twice is one."""
+    paid = day.sent(PayoutState.PAID)
+    other = day.line(paid).replace(",082541,", ",082542,")
+    assert by_type(day.reconciled(day.line(paid), day.line(paid))) == {}
+    assert by_type(day.reconciled(day.line(paid), other, code=ExitCode.FOUND)) == {"PAID_TWICE": [paid.payout_id]}
+
+
+def test_s4_23_a_run_that_is_told_less_closes_nothing(day: Day) -> None:
+    """S4-30: found with a report; without one, or with one that begins later, nobody says that it is gone."""
+    paid = day.sent(PayoutState.PAID)
+    assert by_type(day.reconciled(code=ExitCode.FOUND, more=())) == {"NOT_AT_VISA": [paid.payout_id]}
+    of_day = ("reconcile", "exceptions", "list", "--date", day.date)
+    day.reconciled(with_visa=False)
+    assert [one["type"] for one in day.live.data(*of_day, code=ExitCode.FOUND)] == ["NOT_AT_VISA"]
+    day.reconciled(day.line(paid))
+    assert day.live.data(*of_day) == []
+
+
+def test_s4_23_days_that_were_missed_are_made_up_for(live: Live) -> None:
+    """S4-23: a daily job that did not run compares the days since, oldest first, and says which."""
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    first = yesterday - timedelta(days=3)
+    live.run("reconcile", "daily", "--date", first.isoformat())
+    documents = json.loads(live.run("reconcile", "daily", "--catch-up", "--output", "json").stdout)
+    days = [document["day"] for document in documents]
+    assert days == sorted(days)
+    assert {(first + timedelta(days=number)).isoformat() for number in (1, 2, 3)} <= set(days)
+    again = json.loads(live.run("reconcile", "daily", "--catch-up", "--dry-run", "--output", "json").stdout)
+    assert yesterday.isoformat() in {document["day"] for document in again}
+    both = live.run("reconcile", "daily", "--catch-up", "--date", "today")
+    assert (both.exit_code, "--catch-up is about many days" in both.stderr) == (ExitCode.USAGE, True)
+
+
 def test_s4_23_what_others_sent_under_the_same_enrolment_is_none_of_ours(day: Day) -> None:
     """S4-23: another BIN, another card acceptor; Visa's report may hold both."""
     paid = day.sent(PayoutState.PAID)
@@ -204,8 +237,7 @@ def test_s4_30_p9_an_exception_is_explained_once_with_a_reason_and_can_be_opened
 
 def test_p4_what_visa_did_later_to_a_payout_of_before_is_found_on_its_day(live: Live, tmp_path: Path) -> None:
     """S4-30, P4: nothing happened to it here on that day: a late effect, a chargeback of weeks ago."""
-    before, later = Day(live, tmp_path / "before.csv"), Day(live, tmp_path / "later.csv")
-    assert before.noon < later.noon or later.noon < before.noon
+    later, before = Day(live, tmp_path / "later.csv"), Day(live, tmp_path / "before.csv")
     first, second = before.sent(PayoutState.DECLINED, funding_captured=False), before.sent(PayoutState.PAID)
     late = later.line(first)
     taken_back = later.line(second, state="CRED CHGBK")
@@ -238,21 +270,20 @@ def test_l11_an_event_of_a_payout_that_the_ledger_lost_is_found_on_its_day(live:
     assert by_type(earlier.reconciled(with_visa=False, more=("--dry-run",))) == {}
 
 
-def test_k9_a_committed_request_that_the_ledger_does_not_know_is_found(
-    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k9_a_committed_request_that_the_ledger_does_not_know_is_found(live: Live, tmp_path: Path) -> None:
     """S4-30, K9: requests of the day are looked up, up to the committed offsets."""
     payout_id = f"rec-{uuid.uuid4().hex[:8]}"
     sent = live.data("send", "-", stdin=json.dumps(request_document(payout_id)).encode())
     assert sent["acknowledged"] == 1
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(seconds=-60))
     today = Day(live, tmp_path / "report.csv", days_ago=0)
 
     def unknown_requests() -> list[str]:
-        words = ("reconcile", "daily", "--date", today.date, "--dry-run", "--output", "json")
+        words = ("reconcile", "daily", "--date", today.date, "--patience", "0", "--dry-run", "--output", "json")
         return by_type(json.loads(live.run(*words).stdout)).get("REQUEST_NOT_IN_LEDGER", [])
 
     assert unknown_requests() == [], "not committed, so nobody has passed it"
+    said = live.run("reconcile", "daily", "--date", today.date, "--patience", "0", "--dry-run").stderr
+    assert "the group has committed nothing" in said
     consumer = group_consumer(live.settings)
     places = [TopicPartition(f"{live.prefix}payout_requests", number) for number in range(3)]
     ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in places]

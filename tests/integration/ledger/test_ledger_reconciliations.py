@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 import asyncpg
 import pytest
 
-from ledger.reconciliations import Closed, Found, Kept, Run, VisaSource, excepted, exceptions, record, reopen, resolve
+from ledger.reconciliations import (
+    Closed,
+    Found,
+    Run,
+    VisaSource,
+    days_to_compare,
+    exceptions,
+    may_record,
+    record,
+    reopen,
+    resolve,
+    standing,
+)
 
 pytestmark = [pytest.mark.servers, pytest.mark.database]
 
@@ -22,9 +33,17 @@ FIRST = Found("NOT_AT_VISA", "pay-1", 1999, "USD", "paid here, not in the report
 SECOND = Found("RESULT_MISSING", "pay-2", None, None, "no event")
 
 
-def run_of(day: date = DAY, *, operator: str = "maria", unmatched: int = 2) -> Run:
+def run_of(
+    day: date = DAY,
+    *,
+    operator: str = "maria",
+    unmatched: int = 2,
+    zone: str = "UTC",
+    begun_at: datetime | None = None,
+    source: VisaSource = VisaSource.FILE,
+) -> Run:
     return Run(
-        day, "UTC", datetime(2026, 11, 28, 6, tzinfo=UTC), operator, VisaSource.FILE,
+        day, zone, begun_at or datetime.now(UTC), operator, source,
         matched=10, unmatched=unmatched, awaited=1, money={"USD": {"ledger": 5, "visa": 4}},
     )  # fmt: skip
 
@@ -48,7 +67,7 @@ async def history_of(url: str) -> list[asyncpg.Record]:
 async def test_s4_30_a_run_keeps_what_it_found_and_closes_what_it_looked_at_and_did_not_find(ledger_url: str) -> None:
     """S4-30: only of the kinds and subjects about which it was told everything."""
     first = await record(ledger_url, run_of(), [FIRST, SECOND], EVERYTHING)
-    assert await excepted(ledger_url) == {"pay-1", "pay-2"}
+    assert {one.subject for one in await standing(ledger_url)} == {"pay-1", "pay-2"}
     again = await record(ledger_url, run_of(), [FIRST], [Closed(["NOT_AT_VISA"], ["pay-1", "pay-2"])])
     assert again > first
     assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}, "results were not compared again"
@@ -56,7 +75,7 @@ async def test_s4_30_a_run_keeps_what_it_found_and_closes_what_it_looked_at_and_
     assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}, "of neither anything was said"
     last = await record(ledger_url, run_of(unmatched=0), [], EVERYTHING)
     assert await statuses(ledger_url) == {"pay-1": "GONE", "pay-2": "GONE"}
-    assert await excepted(ledger_url) == set()
+    assert await standing(ledger_url) == []
     assert await exceptions(ledger_url, only_open=False, run_number=last) == []
 
 
@@ -152,13 +171,50 @@ async def test_l10_what_was_found_cannot_be_taken_away(ledger_url: str, statemen
         await connection.close()
 
 
-async def test_p9_two_runs_of_a_day_at_once_leave_what_the_later_one_found(ledger_url: str) -> None:
-    """P9: their writes do not mix."""
+async def test_p9_what_another_run_saw_meanwhile_is_not_gone(ledger_url: str) -> None:
+    """P9: one that reads Visa slowly does not close what a quicker one has found since it began."""
+    slow = datetime.now(UTC)
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
+    await record(ledger_url, run_of(begun_at=slow), [SECOND], EVERYTHING)
+    assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}
+    await asyncio.gather(*(record(ledger_url, run_of(begun_at=slow), [], EVERYTHING) for _ in range(6)))
+    assert await statuses(ledger_url) == {"pay-1": "OPEN", "pay-2": "OPEN"}
+    await record(ledger_url, run_of(), [], EVERYTHING)
+    assert await statuses(ledger_url) == {"pay-1": "GONE", "pay-2": "GONE"}
 
-    async def one(found: Sequence[Found]) -> int:
-        return await record(ledger_url, run_of(), found, EVERYTHING)
 
-    numbers = await asyncio.gather(*(one([FIRST]) if n % 2 else one([SECOND]) for n in range(8)))
-    last = max(numbers)
-    kept: list[Kept] = await exceptions(ledger_url, only_open=True)
-    assert [one.subject for one in kept] == ["pay-1" if numbers.index(last) % 2 else "pay-2"]
+async def test_s4_30_a_day_of_another_time_zone_is_another_day(ledger_url: str) -> None:
+    """S4-30: what no payout is, is closed by the run that would find it."""
+    lost = Found("RESULT_NOT_IN_LEDGER", "lost-1", 700, "USD", "told PAID")
+    of_its_day = [Closed(["RESULT_NOT_IN_LEDGER"], None)]
+    await record(ledger_url, run_of(), [lost], of_its_day)
+    await record(ledger_url, run_of(zone="Europe/Vienna"), [], of_its_day)
+    assert await statuses(ledger_url) == {"lost-1": "OPEN"}
+    await record(ledger_url, run_of(), [], of_its_day)
+    assert await statuses(ledger_url) == {"lost-1": "GONE"}
+
+
+async def test_s4_23_days_that_nobody_compared_and_those_with_open_exceptions_come_again(ledger_url: str) -> None:
+    """S4-23: a job that did not run for a day is made up for; nothing before the first day that was ever compared."""
+    days = [date(2026, 11, number) for number in range(20, 29)]
+    last = days[-1]
+
+    async def due(*, with_visa: bool = True, back: int = 10) -> list[date]:
+        return await days_to_compare(ledger_url, last, back, with_visa=with_visa)
+
+    assert await due() == [last], "the first run ever"
+    await record(ledger_url, run_of(days[2]), [], EVERYTHING)
+    await record(ledger_url, run_of(days[4], source=VisaSource.NONE), [FIRST], [])
+    assert await due(with_visa=False) == [days[3], *days[4:]]
+    assert await due() == [days[3], *days[4:]], "without Visa it was not compared with Visa"
+    for day in days[3:]:
+        await record(ledger_url, run_of(day), [], [])
+    assert await due() == [days[4], last], "an open exception; and the last day always"
+    assert await due(back=3) == [last]
+    await record(ledger_url, run_of(), [], EVERYTHING)
+    assert await due() == [last]
+
+
+async def test_least_privilege_who_may_keep_what_is_found_is_known_before_anything_is_read(ledger_url: str) -> None:
+    """The owner may; a login without rights is told no instead of an error."""
+    assert await may_record(ledger_url)

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -347,11 +347,13 @@ async def test_a_name_that_somebody_chose_is_quoted(logins: Logins) -> None:
 
 async def test_e6_a_worker_counts_exceptions_that_an_operator_recorded(harness: AsWorker, logins: Logins) -> None:
     """E6, S4-30: each with its own login; a worker writes no run and closes no exception."""
-    day = date(2026, 11, 27)
+    now = datetime.now(UTC)
     run = reconciliations.Run(
-        day, "UTC", datetime(2026, 11, 28, 6, tzinfo=UTC), "maria", reconciliations.VisaSource.NONE, 4, 1, 0, {}
+        now.date() - timedelta(days=1), "UTC", now, "maria", reconciliations.VisaSource.NONE, 4, 1, 0, {}
     )
     found = [reconciliations.Found("RESULT_MISSING", "pay-1", None, None, "no event")]
+    assert await reconciliations.may_record(logins.url("operator"))
+    assert not await reconciliations.may_record(logins.url("worker"))
     await reconciliations.record(logins.url("operator"), run, found, [])
     look = await harness.ledger.figures.look(patience_seconds=900, resend_limit_seconds=82_800)
     assert (look.reconciliation.matched, look.reconciliation.open_by_kind["RESULT_MISSING"]) == (4, 1)

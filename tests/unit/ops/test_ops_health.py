@@ -96,9 +96,10 @@ def test_s3_30_every_worker_is_asked_and_who_is_not_ready_says_why(workers: Work
 def test_s3_30_one_that_does_not_answer_keeps_nobody_waiting(workers: Workers) -> None:
     """S3-30: the others are shown; a page that is no worker's is said to be none."""
     slow, strange = workers.serve(WELL, seconds=5.0), workers.serve("<html>hello</html>")
-    code, rows, _ = asked(workers.serve(WELL), slow, strange, "127.0.0.1:1", "--timeout", "0.5")
+    endless = workers.serve("[" + "1," * 400_000 + "1]")
+    code, rows, _ = asked(workers.serve(WELL), slow, strange, endless, "127.0.0.1:1", "--timeout", "2")
     assert code == ExitCode.FOUND
-    assert [row["answered"] for row in rows] == [True, False, False, False]
+    assert [row["answered"] for row in rows] == [True, False, False, False, False]
     assert all(row["why"].startswith("no answer") for row in rows[1:])
     code, _, said = asked("127.0.0.1:1", "--timeout", "0.5")
     assert (code, "no worker answers" in said) == (ExitCode.UNREACHABLE, True)
@@ -108,7 +109,7 @@ def test_s3_30_a_name_stands_for_every_address_that_it_has(workers: Workers) -> 
     """S3-30: a headless Service's name is all its pods; a name without address says so in its line."""
     port = int(workers.serve(WELL).rpartition(":")[2])
     found = asyncio.run(health._every(health.Page("localhost", port)))
-    assert [page.host for page in found] in (["127.0.0.1"], ["::1"])
+    assert [page.host for page in found] == ["127.0.0.1"]
     gone = health.Page("no-such-host.invalid", 6066)
     assert asyncio.run(health._every(gone)) == [gone]
 

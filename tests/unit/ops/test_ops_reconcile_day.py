@@ -8,21 +8,22 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ops.reconcile import days_around, is_ours
-from ops.reconcile_day import OVERLAP, WITHHELD, Outcome, Sides, closed_by, count, is_of_the_day, unknown_at_visa
+from ops.reconcile_day import OVERLAP, WITHHELD, Asked, Outcome, Sides, closed_by, count, is_of_the_day, unknown_at_visa
 from ops.reconcile_events import Topics
+from ops.reconcile_sides import days_around, is_ours
 from ops.report_queries import Span
 from processors.payout.row import PayoutState
 from processors.reconciliation.compare import Difference, Judgement
 from processors.reconciliation.exception_kinds import TREATMENT, ExceptionKind, Side
+from processors.visa.transaction_report import Movement
 from streams.settings import Settings
 from tests.unit.reconciliation.test_reconciliation_compare import DAY, SENT, STAN, payout, report, row
 
 SPAN = Span.of(DAY, 1, ZoneInfo("UTC"))
 EVERY_SIDE = frozenset(Side)
-AGREES = Judgement((), awaited=False, settled=EVERY_SIDE, paid_here_minor=1999, paid_at_visa_minor=1999)
-AWAITED = Judgement((), awaited=True, settled=frozenset(), paid_here_minor=0, paid_at_visa_minor=0)
-DIFFERS = replace(AGREES, differences=(Difference(ExceptionKind.NOT_AT_VISA, "not there"),), paid_at_visa_minor=0)
+AGREES = Judgement((), awaited=False, settled=EVERY_SIDE, paid_here_minor=1999, paid_at_visa=(("USD", 1999),))
+AWAITED = Judgement((), awaited=True, settled=frozenset(), paid_here_minor=0, paid_at_visa=())
+DIFFERS = replace(AGREES, differences=(Difference(ExceptionKind.NOT_AT_VISA, "not there"),), paid_at_visa=(("EUR", 5),))
 
 
 def test_s4_23_payouts_are_matched_unmatched_or_awaited_and_summed_per_currency() -> None:
@@ -38,9 +39,10 @@ def test_s4_23_payouts_are_matched_unmatched_or_awaited_and_summed_per_currency(
     assert (outcome.matched, outcome.unmatched, outcome.awaited) == (2, 1, 1)
     assert dict(outcome.states) == {"PAID": 3, "UNKNOWN": 1}
     dollars = outcome.money["USD"]
-    assert (dollars.requested, dollars.paid, dollars.ledger, dollars.visa) == (3 * 1999, 2 * 1999, 2 * 1999, 1999)
-    assert dollars.difference == -1999
-    assert list(outcome.money) == ["USD", "JPY"]
+    assert (dollars.requested, dollars.paid, dollars.ledger, dollars.visa) == (3 * 1999, 2 * 1999, 2 * 1999, 2 * 1999)
+    assert dollars.difference == 0
+    assert outcome.money["EUR"].difference == 5, "what Visa moved in another currency is in that one's sum"
+    assert set(outcome.money) == {"USD", "JPY", "EUR"}
     (found,) = outcome.found.values()
     assert (found.kind, found.subject, found.amount_minor) == ("NOT_AT_VISA", "pay-2", 1999)
 
@@ -75,16 +77,28 @@ def test_p6_what_looks_like_a_card_number_is_kept_nowhere() -> None:
     assert [one.subject for one in outcome.found.values()] == [WITHHELD]
 
 
-def test_s4_30_money_of_the_day_that_no_payout_asked_for_is_counted_at_visa() -> None:
-    """S4-30, P4: known by its numbers; a transaction of another day is that day's."""
+def test_s4_30_money_that_no_payout_asked_for_is_counted_at_visa() -> None:
+    """S4-30, P4: known by its numbers; also what cannot be read."""
     other = row(retrieval_reference_number="633112000002", amount_minor=700)
-    tomorrow = replace(other, retrieval_reference_number="633112000003", transaction_date=DAY + timedelta(days=1))
+    unread = row(Movement.OTHER, retrieval_reference_number="633112000003", amount_minor=None)
     outcome = Outcome()
     unnamed = {(STAN, "633112000002"), (STAN, "633112000003")}
-    unknown_at_visa(outcome, report(row(), other, tomorrow), unnamed, DAY)
-    ((kind, subject),) = outcome.found
-    assert (kind, subject) == (ExceptionKind.NOT_IN_LEDGER, f"visa RRN 633112000002 STAN {STAN}")
-    assert (outcome.unmatched, outcome.money["USD"].visa, outcome.money["USD"].ledger) == (1, 700, 0)
+    unknown_at_visa(outcome, report(row(), other, unread), unnamed)
+    assert set(outcome.found) == {
+        (ExceptionKind.NOT_IN_LEDGER, f"visa RRN 633112000002 STAN {STAN}"),
+        (ExceptionKind.NOT_IN_LEDGER, f"visa RRN 633112000003 STAN {STAN}"),
+    }
+    assert (outcome.unmatched, outcome.money["USD"].visa, outcome.money["USD"].ledger) == (2, 700, 0)
+
+
+@pytest.mark.parametrize(
+    ("zone", "begins"),
+    [("UTC", "2026-11-26T22:00"), ("Europe/Vienna", "2026-11-26T21:00"), ("America/Los_Angeles", "2026-11-26T22:00")],
+)
+def test_s4_23_a_day_begins_with_visas_or_with_ours_whichever_is_earlier(zone: str, begins: str) -> None:
+    """S4-23: Visa's report is of days in GMT; west of it, what is after midnight there would be nobody's."""
+    asked = Asked(DAY, Span.of(DAY, 1, ZoneInfo(zone)), SENT)
+    assert asked.begin.astimezone(ZoneInfo("UTC")).isoformat(timespec="minutes") == f"{begins}+00:00"
 
 
 @pytest.mark.parametrize("requests", [True, False])

@@ -76,8 +76,12 @@ def report(*rows: ReportRow, first: date = date(2026, 11, 22), last: date = date
     return VisaReport.of(rows, first, last)
 
 
+def terms(visa: VisaReport | None, since: datetime | None = SINCE) -> Terms:
+    return Terms(NOW, SINCE, since, visa)
+
+
 def kinds(one: LedgerPayout, visa: VisaReport | None, told: Told | None = None) -> list[ExceptionKind]:
-    judgement = judge(one, told_of(one) if told is None else told, Terms(NOW, SINCE, visa))
+    judgement = judge(one, told_of(one) if told is None else told, terms(visa))
     return [difference.kind for difference in judgement.differences]
 
 
@@ -87,9 +91,9 @@ NOTHING_LISTED: Final = report()
 
 def test_s4_23_what_agrees_is_matched_and_its_money_is_counted_on_both_sides() -> None:
     """S4-23: ledger, result and Visa's report say the same."""
-    judgement = judge(payout(), told_of(payout()), Terms(NOW, SINCE, LISTED))
+    judgement = judge(payout(), told_of(payout()), terms(LISTED))
     assert (judgement.differences, judgement.awaited) == ((), False)
-    assert (judgement.paid_here_minor, judgement.paid_at_visa_minor) == (1999, 1999)
+    assert (judgement.paid_here_minor, judgement.paid_at_visa) == (1999, (("USD", 1999),))
     assert kinds(unpaid(), NOTHING_LISTED) == []
     assert kinds(payout(is_account_payout=True), NOTHING_LISTED) == [], "no report knows accounts"
 
@@ -101,6 +105,23 @@ def test_s4_23_what_agrees_is_matched_and_its_money_is_counted_on_both_sides() -
         (payout(), report(row(amount_minor=2000)), [ExceptionKind.AMOUNT_MISMATCH]),
         (payout(), report(row(currency="EUR")), [ExceptionKind.CURRENCY_MISMATCH]),
         (payout(), report(row(), row(transaction_id="528706215102")), [ExceptionKind.PAID_TWICE]),
+        (payout(), report(row(), row(approval_code="082541")), [ExceptionKind.PAID_TWICE]),
+        (payout(), report(row(), row(transaction_time="120001")), [ExceptionKind.PAID_TWICE]),
+        (payout(), report(row(transaction_date=date(2026, 11, 29))), [ExceptionKind.PAID_TWICE]),
+        (payout(), report(row(), row(Movement.OTHER)), [ExceptionKind.UNKNOWN_MOVEMENT]),
+        (payout(), report(row(amount_minor=None)), [ExceptionKind.NOT_COMPARED]),
+        (payout(), report(first=date(2026, 11, 28)), [ExceptionKind.NOT_COMPARED]),
+        (unpaid(), report(first=date(2026, 11, 28)), [ExceptionKind.NOT_COMPARED]),
+        (
+            unpaid(compensation_reason_code="APPROVED_AFTER_UNPAID_END"),
+            NOTHING_LISTED,
+            [ExceptionKind.COMPENSATED_AND_PAID],
+        ),
+        (
+            unpaid(compensation=CompensationState.MANUAL, hold_reason="APPROVED_AFTER_UNPAID_END"),
+            NOTHING_LISTED,
+            [ExceptionKind.LEDGER_MISMATCH],
+        ),
         (payout(), report(row(), row(Movement.PUSH_REVERSED)), [ExceptionKind.REVERSED_AT_VISA]),
         (payout(), report(row(), row(Movement.PUSH_CHARGED_BACK)), [ExceptionKind.REVERSED_AT_VISA]),
         (unpaid(), LISTED, [ExceptionKind.COMPENSATED_AND_PAID]),
@@ -159,6 +180,11 @@ def test_s4_30_each_mismatch_with_visa_has_its_type(
             Told({6: ResultTold("PAID", 1999, "USD")}),
             [ExceptionKind.RESULT_DIFFERS],
         ),
+        (
+            payout(),
+            Told({6: ResultTold("PAID", 1999, "USD")}, contradicted={6}),
+            [ExceptionKind.RESULT_DIFFERS],
+        ),
     ],
 )
 def test_s4_30_each_mismatch_with_the_topics_has_its_type(
@@ -167,6 +193,16 @@ def test_s4_30_each_mismatch_with_the_topics_has_its_type(
     """S4-30, K2, K3: not told, told something else, told more than the ledger knows."""
     visa = LISTED if one.state is PayoutState.PAID else None
     assert kinds(one, visa, told) == expected
+
+
+def test_l11_two_events_of_a_version_that_differ_contradict_each_other() -> None:
+    """L11, K3: one of them is of another copy of the ledger; the same event twice is a repeat."""
+    told = Told()
+    for status in ("PAID", "PAID"):
+        told.add_result(6, ResultTold(status, 1999, "USD"))
+    assert told.contradicted == set()
+    told.add_result(6, ResultTold("DECLINED", 1999, "USD"))
+    assert (told.contradicted, told.results[6].status) == ({6}, "PAID")
 
 
 def test_k3_an_event_that_a_later_one_replaced_is_no_difference() -> None:
@@ -180,10 +216,10 @@ def test_what_is_only_under_way_is_awaited_and_no_exception(young: timedelta) ->
     """S4-23: the sides are read one after the other; a step of the last minutes may be on one side only."""
     at = NOW - young
     fresh = payout(state_at=at, received_at=at, first_intent_at=at, last_intent_at=at)
-    judgement = judge(fresh, Told(), Terms(NOW, SINCE, NOTHING_LISTED))
+    judgement = judge(fresh, Told(), terms(NOTHING_LISTED))
     assert (judgement.differences, judgement.awaited) == ((), True)
     asked = replace(fresh, state=PayoutState.UNKNOWN)
-    judgement = judge(asked, Told(), Terms(NOW, SINCE, report(row(transaction_date=at.date()))))
+    judgement = judge(asked, Told(), terms(report(row(transaction_date=at.date()))))
     assert (judgement.differences, judgement.awaited) == ((), True)
 
 
@@ -193,28 +229,43 @@ def test_what_visas_report_cannot_have_yet_or_does_not_cover_is_awaited() -> Non
     paid_late = payout(state_at=late, first_intent_at=late, last_intent_at=late)
     for one, visa in (
         (paid_late, NOTHING_LISTED),
-        (payout(), report(first=date(2026, 11, 28), last=date(2026, 11, 28))),
         (payout(last_intent_at=datetime(2026, 11, 27, 23, 30, tzinfo=UTC)), report(last=DAY)),
-        (payout(), report(row(amount_minor=None, currency="USD"))),
+        (unpaid(last_intent_at=datetime(2026, 11, 27, 23, 30, tzinfo=UTC)), report(last=DAY)),
+        (replace(payout(), last_intent_at=NOW, state_at=NOW - timedelta(hours=3)), NOTHING_LISTED),
+        (payout(), report(row(amount_minor=None, currency="USD", transaction_date=NOW.date()))),
     ):
-        judgement = judge(one, told_of(one), Terms(NOW, SINCE, visa))
+        judgement = judge(one, told_of(one), terms(visa))
         assert (judgement.differences, judgement.awaited) == ((), True)
-    assert kinds(replace(paid_late, state_at=NOW - REPORT_PATIENCE), NOTHING_LISTED) == [ExceptionKind.NOT_AT_VISA]
+    sent_before = replace(paid_late, last_intent_at=SENT, first_intent_at=SENT)
+    assert kinds(replace(sent_before, state_at=NOW - REPORT_PATIENCE), NOTHING_LISTED) == [ExceptionKind.NOT_AT_VISA]
+    impatient = Terms(NOW, SINCE, SINCE, NOTHING_LISTED, timedelta(0), timedelta(0))
+    found = judge(paid_late, told_of(paid_late), impatient).differences
+    assert [difference.kind for difference in found] == [ExceptionKind.NOT_AT_VISA], "who has no patience hears of it"
+
+
+def test_what_ended_before_and_is_not_covered_was_compared_on_its_day() -> None:
+    """S4-23: a compensation of today does not make a payout of last month one that nobody compared."""
+    of_before = unpaid(state_at=SINCE - timedelta(days=20), first_intent_at=SENT - timedelta(days=20))
+    judgement = judge(
+        replace(of_before, last_intent_at=of_before.first_intent_at), told_of(of_before), terms(NOTHING_LISTED)
+    )
+    assert (judgement.differences, judgement.awaited) == ((), False)
+    assert Side.VISA not in judgement.settled
 
 
 def test_a_side_that_was_not_read_is_missed_in_nothing() -> None:
     """S4-23: without topics or report there is no word about them."""
-    judgement = judge(payout(), Told(), Terms(NOW, None, None))
+    judgement = judge(payout(), Told(), terms(None, None))
     assert (judgement.differences, judgement.awaited) == ((), False)
-    assert (judgement.paid_here_minor, judgement.paid_at_visa_minor) == (0, 0)
+    assert (judgement.paid_here_minor, judgement.paid_at_visa) == (0, ())
 
 
 def test_p4_money_under_numbers_that_no_payout_has_is_found() -> None:
     """P4, S1: what Visa moved for us and nobody asked for; what was taken back again is none."""
     other = row(retrieval_reference_number="633112000002", transaction_id="528706215199")
     visa = report(row(), other)
-    assert visa.of_day(DAY) == {(STAN, RRN), (STAN, "633112000002")}
-    assert visa.of_day(DAY + timedelta(days=1)) == set()
+    assert visa.of_days(DAY) == {(STAN, RRN), (STAN, "633112000002")}
+    assert visa.of_days(DAY + timedelta(days=1)) == set()
     found = list(strangers(visa, {(STAN, "633112000002")}))
     assert [(numbers, difference.kind) for numbers, _, difference in found] == [
         ((STAN, "633112000002"), ExceptionKind.NOT_IN_LEDGER)
@@ -236,7 +287,7 @@ def test_what_visa_wrote_into_its_log_on_a_day_is_of_that_day() -> None:
     """S4-23: a chargeback keeps the day of its push; the day's run judges its payout all the same."""
     later = DAY + timedelta(days=30)
     charged_back = row(Movement.PUSH_CHARGED_BACK, processing_date=later)
-    assert report(row(), charged_back, last=later).of_day(later) == {(STAN, RRN)}
+    assert report(row(), charged_back, last=later).of_days(later) == {(STAN, RRN)}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +305,7 @@ def test_s4_30_a_side_has_said_everything_only_where_it_was_read_and_nothing_is_
     one: LedgerPayout, visa: VisaReport | None, since: datetime | None, settled: set[Side]
 ) -> None:
     """S4-30: what was found once is gone only when somebody who would know does not say it any more."""
-    assert judge(one, told_of(one), Terms(NOW, since, visa)).settled == settled
+    assert judge(one, told_of(one), terms(visa, since)).settled == settled
 
 
 @pytest.mark.parametrize(
@@ -268,9 +319,9 @@ def test_s4_30_what_was_told_before_the_events_that_were_read_is_not_missed_and_
     if one.state is PayoutState.PAID:
         told.results.clear()
     told.compensations.clear()
-    judgement = judge(one, told, Terms(NOW, SINCE, visa))
+    judgement = judge(one, told, terms(visa))
     assert (judgement.differences, Side.TOPICS in judgement.settled) == ((), False)
-    assert Side.TOPICS in judge(one, told_of(one), Terms(NOW, SINCE, visa)).settled, "it was told, and read"
+    assert Side.TOPICS in judge(one, told_of(one), terms(visa)).settled, "it was told, and read"
 
 
 def test_every_kind_has_an_owner_a_side_and_a_first_step() -> None:
@@ -297,14 +348,14 @@ def test_p4_whatever_stands_at_visa_is_paid_here_or_an_exception(
     """P4: no state of a payout hides money that Visa moved, and none claims money that Visa did not."""
     one = payout(state=state, compensation=compensation, compensation_at=SENT, compensation_version=9)
     rows = [row(movement, transaction_id=name) for movement, name in movements]
-    judgement = judge(one, told_of(one), Terms(NOW, SINCE, report(*rows)))
+    judgement = judge(one, told_of(one), terms(report(*rows)))
     standing = {name for movement, name in movements if movement is Movement.PUSH}
     standing -= {name for movement, name in movements if movement is not Movement.PUSH}
     others = {name for movement, name in movements if movement is not Movement.PUSH}
     others -= {name for movement, name in movements if movement is Movement.PUSH}
     paid = max(0, len(standing) - len(others))
     found = {difference.kind for difference in judgement.differences}
-    assert judgement.paid_at_visa_minor == 1999 * paid
+    assert judgement.paid_at_visa == (("USD", 1999),) * paid
     assert (ExceptionKind.PAID_TWICE in found) == (paid > 1)
     if state is PayoutState.PAID:
         assert bool(found & {ExceptionKind.NOT_AT_VISA, ExceptionKind.REVERSED_AT_VISA}) == (paid == 0)
@@ -312,4 +363,4 @@ def test_p4_whatever_stands_at_visa_is_paid_here_or_an_exception(
         unpaid_end = {ExceptionKind.LEDGER_MISMATCH, ExceptionKind.COMPENSATED_AND_PAID}
         assert found & (unpaid_end if state in UNPAID_ENDS else {ExceptionKind.MISSING_ACK})
     if not found:
-        assert (judgement.paid_here_minor, judgement.paid_at_visa_minor) in ((1999, 1999), (0, 0))
+        assert (judgement.paid_here_minor, sum(minor for _, minor in judgement.paid_at_visa)) in ((1999, 1999), (0, 0))

@@ -73,6 +73,8 @@ ROW = ReportRow(
     transaction_date=date(2026, 3, 1),
     processing_date=date(2026, 3, 2),
     reason=None,
+    transaction_time="120000",
+    approval_code="20304B",
 )
 FIRST = date(2026, 3, 1)
 
