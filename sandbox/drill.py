@@ -77,6 +77,10 @@ PROCEDURE: Final = (
 )
 """What the runbook has an operator type, in its order; a test compares the two."""
 SENT_SECONDS: Final = 120.0
+HEALTH: Final = "/sandbox/health"
+CALLS_PAGE: Final = 1_000
+MONEY_OPERATIONS: Final = frozenset({"push", "reverse", "adjustment", "account_send"})
+"""As the stand-in names calls."""
 READY_SECONDS: Final = 60.0
 WATCHED_SECONDS: Final = 2.0
 """How long nothing may leave while a worker waits before a copy that nobody has adopted."""
@@ -344,7 +348,7 @@ class Drill:
         environment = self._environment
         restore = ("ledger", "restore", str(self._backup))
         ledger, topics, offsets, adopt = (_with_backup(words, self._backup) for words in PROCEDURE)
-        entries = self._money_moved()
+        before = self._last_call()
         _payouts(environment, "topics", "ensure", "--replication-factor", "1", "--partitions", str(PARTITIONS))
         self._refused("topics before the ledger", (*restore, "--part", "topics", *SAID), 3, "--part ledger")
         self._refused("offsets before the ledger", (*restore, "--part", "offsets", *SAID), 3, "--part ledger")
@@ -368,8 +372,8 @@ class Drill:
             self._outcome.problems.append("adopting does not know that the topics are a copy")
         with self._timed("adopt"):
             _payouts(environment, *adopt, *SAID)
-        if self._money_moved() != entries:
-            self._outcome.problems.append("money moved before the copy was adopted")
+        if called := self._money_calls_since(before):
+            self._outcome.problems.append(f"Visa was asked for money before the copy was adopted: {called}")
         self._lost = lost[len(lost) // 2 :]
 
     def _worker_before_adopting(self, restore: tuple[str, ...]) -> None:
@@ -377,14 +381,14 @@ class Drill:
         fleet = Fleet(self._environment, self._directory / "early")
         self._fleets.append(fleet)
         self._closing.callback(fleet.kill_all)
-        entries, rows = self._money_moved(), self._states()
+        before, rows = self._last_call(), self._states()
         worker = fleet.start_worker()
         worker.wait_ready(READY_SECONDS)
         paused = self._until("the early worker waits", READY_SECONDS, lambda: _paused(worker.health()))
         self._refused("offsets under a worker", (*restore, "--part", "offsets", *SAID), 4, "in the group")
         watched = time.monotonic() + WATCHED_SECONDS
         while time.monotonic() < watched:
-            if (self._money_moved(), self._states()) != (entries, rows):
+            if self._money_calls_since(before) or self._states() != rows:
                 self._outcome.problems.append("a worker did something before the copy was adopted")
                 break
             time.sleep(POLL_SECONDS)
@@ -567,8 +571,26 @@ class Drill:
         load.start()
         return load
 
-    def _money_moved(self) -> int:
-        return sum(entry.money_moved and entry.operation != "funding" for entry in read_stand_in(self._visa.admin_url))
+    def _last_call(self) -> int:
+        """The number of the last call that Visa has seen, once it works on none: what was begun takes its course."""
+        self._until(
+            "Visa has ended what was under way", SENT_SECONDS, lambda: not self._visa.admin("GET", HEALTH)["in_flight"]
+        )
+        number = 0
+        while (page := self._calls_after(number))["next_after"] != number:
+            number = page["next_after"]
+        return int(number)
+
+    def _money_calls_since(self, number: int) -> list[str]:
+        """Operations that move money and were asked for after that call; what moved late was asked for before."""
+        asked: list[str] = []
+        while rows := (page := self._calls_after(number))["requests"]:
+            asked += [row["operation"] for row in rows if row["operation"] in MONEY_OPERATIONS]
+            number = page["next_after"]
+        return asked
+
+    def _calls_after(self, number: int) -> dict[str, Any]:
+        return self._visa.admin("GET", f"/sandbox/requests?after={number}&limit={CALLS_PAGE}")
 
     def _states(self) -> list[tuple[str, int]]:
         return [(row["state"], row["rows"]) for row in self._watch.fetch(STATES)]
