@@ -104,9 +104,9 @@ def _keep(found: Topics, topic: str, event: Event, *, is_of_the_day: bool) -> No
         if is_of_the_day:
             found.of_the_day.add(event["payout_id"])
     elif topic == DEMANDS:
-        told.demands.add(event["version"])
+        told.add_demand(event["version"])
     else:
-        told.compensations[event["version"]] = event["status"]
+        told.add_compensation(event["version"], event["status"])
 
 
 async def unknown_requests(

@@ -13,6 +13,8 @@ from streams.keys import create_keys
 WORKER_READY_SECONDS_MAX = 30.0
 WORKER_STOP_SECONDS_MAX = 15.0
 COMMAND_SECONDS_MAX = 60.0
+EXIT_FOUND = 1
+"""How our commands end that have found something."""
 
 
 class CommandFailed(Exception):
@@ -36,8 +38,16 @@ def worker_environment(environment: Mapping[str, str], directory: Path, name: st
     }
 
 
-def run_command(environment: Mapping[str, str], *words: str, seconds_max: float = COMMAND_SECONDS_MAX) -> str:
-    """`payouts WORDS…`; its stdout. Ends with us, whatever happens to us. Raises CommandFailed."""
+def run_command(
+    environment: Mapping[str, str],
+    *words: str,
+    seconds_max: float = COMMAND_SECONDS_MAX,
+    may_find_something: bool = False,
+) -> str:
+    """`payouts WORDS…`; its stdout. Ends with us, whatever happens to us. Raises CommandFailed.
+
+    With `may_find_something` exit code 1 is an answer, too: a check found something, and says what.
+    """
     with tempfile.TemporaryDirectory(prefix="payouts-command-") as directory:
         output = Path(directory) / "stdout"
         name = f"`payouts {' '.join(words)}`"
@@ -46,7 +56,9 @@ def run_command(environment: Mapping[str, str], *words: str, seconds_max: float 
             process.start()
             process.wait_success(timeout_seconds=seconds_max)
         except ServerError as error:
-            raise CommandFailed(str(error)) from error
+            found_something = process.exit_code == EXIT_FOUND and output.exists() and output.stat().st_size > 0
+            if not (may_find_something and found_something):
+                raise CommandFailed(str(error)) from error
         finally:
             process.stop(0)
         return output.read_text(encoding="utf-8")

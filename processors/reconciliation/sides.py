@@ -1,8 +1,9 @@
 """What each side says of one payout: the ledger, the topics, Visa's report. Amounts are minor units, times UTC."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from types import MappingProxyType
 from typing import Final, Self
 
 from processors.payout.frozen import APPROVED_AFTER_UNPAID_END
@@ -73,22 +74,39 @@ class ResultTold:
     currency: str
 
 
+NOBODY: Final[frozenset[int]] = frozenset()
+NOTHING: Final[Mapping[int, str]] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class Told:
-    """The topics' side: what was published of one payout, by the row version that each event reports (rule K3)."""
+    """The topics' side: what was published of one payout, by the row version that each event reports (rule K3).
 
-    results: dict[int, ResultTold] = field(default_factory=dict)
-    demands: set[int] = field(default_factory=set)
+    Of a day there are as many as payouts: what most of them do not have costs nothing.
+    """
+
+    results: Mapping[int, ResultTold] = field(default_factory=dict)
+    demands: Set[int] = NOBODY
     """Events that demand a compensation."""
-    compensations: dict[int, str] = field(default_factory=dict)
+    compensations: Mapping[int, str] = field(default_factory=lambda: NOTHING)
     """How compensations ended."""
-    contradicted: set[int] = field(default_factory=set)
+    contradicted: Set[int] = NOBODY
     """Versions of which two events tell different things: one of them is of another copy of the ledger."""
 
     def add_result(self, version: int, told: ResultTold) -> None:
         """One event; the first of a version stands."""
-        if self.results.setdefault(version, told) != told:
-            self.contradicted.add(version)
+        if version not in self.results:
+            self.results = {**self.results, version: told}
+        elif self.results[version] != told:
+            self.contradicted = {*self.contradicted, version}
+
+    def add_demand(self, version: int) -> None:
+        """One event that demands a compensation."""
+        self.demands = {*self.demands, version}
+
+    def add_compensation(self, version: int, status: str) -> None:
+        """One event that tells how a compensation ended."""
+        self.compensations = {**self.compensations, version: status}
 
 
 NOTHING_TOLD: Final = Told()

@@ -62,13 +62,13 @@ def told_of(one: LedgerPayout) -> Told:
     """Everything that this row publishes."""
     told = Told()
     if one.state in TERMINAL_STATES:
-        told.results[one.state_version] = ResultTold(one.state.value, one.amount_minor, one.currency)
+        told.add_result(one.state_version, ResultTold(one.state.value, one.amount_minor, one.currency))
         if one.compensation is not CompensationState.NONE:
-            told.demands.add(one.state_version)
+            told.add_demand(one.state_version)
         if one.compensation in (CompensationState.COMPENSATED, CompensationState.MANUAL):
-            told.compensations[one.compensation_version] = one.compensation.value
+            told.add_compensation(one.compensation_version, one.compensation.value)
     if one.returned_at is not None:
-        told.results[one.returned_version] = ResultTold("RETURNED", one.amount_minor, one.currency)
+        told.add_result(one.returned_version, ResultTold("RETURNED", one.amount_minor, one.currency))
     return told
 
 
@@ -317,8 +317,8 @@ def test_s4_30_what_was_told_before_the_events_that_were_read_is_not_missed_and_
     visa = LISTED if one.state is PayoutState.PAID else None
     told = told_of(one)
     if one.state is PayoutState.PAID:
-        told.results.clear()
-    told.compensations.clear()
+        told.results = {}
+    told.compensations = {}
     judgement = judge(one, told, terms(visa))
     assert (judgement.differences, Side.TOPICS in judgement.settled) == ((), False)
     assert Side.TOPICS in judge(one, told_of(one), terms(visa)).settled, "it was told, and read"
