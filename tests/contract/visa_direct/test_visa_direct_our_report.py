@@ -47,7 +47,7 @@ async def test_a_push_is_in_the_report_with_its_numbers_and_its_amount(
     """S1: STAN and RRN of the identity, the amount in minor units, Visa's own identifier."""
     sent = await ours.send(PUSH, Deadline.after(PLENTY_SECONDS))
     (entry,) = await visa.entries()
-    day = datetime.fromisoformat(entry["at"]).date()
+    at = datetime.fromisoformat(entry["at"]).astimezone(UTC)
     (row,) = await report(ours)
     assert row == ReportRow(
         movement=Movement.PUSH,
@@ -59,9 +59,11 @@ async def test_a_push_is_in_the_report_with_its_numbers_and_its_amount(
         card_acceptor_id="PAYOUTS01",
         amount_minor=2500,
         currency="USD",
-        transaction_date=day,
-        processing_date=day,
+        transaction_date=at.date(),
+        processing_date=at.date(),
         reason=None,
+        transaction_time=f"{at:%H%M%S}",
+        approval_code=entry["approval_code"],
     )
     assert "0462" not in repr((row, sent))
 
