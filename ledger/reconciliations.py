@@ -28,19 +28,19 @@ RUN: Final = """
 INSERT INTO reconciliations (day, zone, begun_at, operator, visa_source, matched, unmatched, awaited, money)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) RETURNING number
 """
-# What a person explained stays explained while it is the same; else it is open again, and that is written down.
+# What a person explained stays explained while it is the same; what changed, or was gone and comes back, is open again.
 REOPENED: Final = """
 WITH found AS (
     SELECT f.* FROM unnest($1::text[], $2::text[], $3::text[]) AS f (kind, subject, detail)
 ), reopened AS (
     UPDATE reconciliation_exceptions AS e SET resolved_at = NULL, resolved_by = NULL, resolution = NULL
     FROM found AS f WHERE e.kind = f.kind AND e.subject = f.subject
-        AND e.resolved_at IS NOT NULL AND e.detail <> f.detail
+        AND e.resolved_at IS NOT NULL AND (e.detail <> f.detail OR e.gone_at IS NOT NULL)
     RETURNING e.id, e.kind, e.subject
 ), noted AS (
     INSERT INTO history (actor, transition, from_state, to_state, detail)
     SELECT $4::text, 'reconciliation_exception_reopened', 'RESOLVED', 'OPEN', jsonb_build_object(
-        'reason', 'what was explained has changed', 'exception', id, 'kind', kind, 'subject', subject)
+        'reason', 'what was explained has changed, or came back', 'exception', id, 'kind', kind, 'subject', subject)
     FROM reopened
 )
 SELECT count(*) FROM reopened
@@ -216,8 +216,8 @@ async def days_to_compare(database_url: str, last: date, days_back_max: int, *, 
 async def record(database_url: str, run: Run, found: Sequence[Found], closed: Sequence[Closed]) -> int:
     """Write the run, its exceptions, and which others are gone; its number. All of it or nothing.
 
-    One after the other: of two runs of a day at once the later one has the last word. Raises ValueError for more than
-    `EXCEPTIONS_MAX`, LedgerError.
+    One after the other, and none closes what another one has seen since it began to read. Raises ValueError for more
+    than `EXCEPTIONS_MAX`, LedgerError.
     """
     if len(found) > EXCEPTIONS_MAX:
         raise ValueError(f"more than {EXCEPTIONS_MAX} exceptions")

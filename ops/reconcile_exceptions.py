@@ -10,9 +10,9 @@ from ops.application import ending, new_app
 from ops.asynchronous import run
 from ops.environment import DATABASE, settings_for
 from ops.exit_codes import ExitCode
-from ops.failures import not_found, usage_error
+from ops.failures import not_found
 from ops.money_text import amount_text
-from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, YesOption, confirmed, said, who
+from ops.operator_actions import DryRunOption, OperatorOption, ReasonOption, YesOption, answers, confirmed, said, who
 from ops.options import OutputOption
 from ops.output import Column, Output, emit_object, emit_rows, message
 from ops.report import day_of
@@ -121,8 +121,7 @@ def _decide(
     exception_id: int, status: str, operator: str, reason: str, output: Output, *, dry_run: bool, yes: bool
 ) -> None:
     """From this status to the other one. Raises CommandFailed."""
-    if output is Output.JSON and not (yes or dry_run):
-        raise usage_error("--output json asks nobody", next_step="add --yes, or --dry-run")
+    answers(yes=yes, dry_run=dry_run, wait=None, output=output)
     url = settings_for(DATABASE).database_url.get_secret_value()
     seen = _one(url, exception_id)
     if seen.status != status:

@@ -45,15 +45,16 @@ WHERE p.payout_id = ANY ($1::text[] COLLATE "C")
 ADJUSTMENTS: Final = """
 SELECT compensation_identity_number AS number FROM payouts WHERE compensation_identity_number = ANY ($1::bigint[])
 """
-# Buckets of age since the request came in: a payout that is open, or whose funding is still to be handed back.
-AGING: Final = """
-SELECT what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor,
-    count(*) FILTER (WHERE age < interval '1 hour') AS under_1_hour,
+BUCKETS: Final = """count(*) FILTER (WHERE age < interval '1 hour') AS under_1_hour,
     count(*) FILTER (WHERE age >= interval '1 hour' AND age < interval '1 day') AS under_1_day,
     count(*) FILTER (WHERE age >= interval '1 day' AND age < interval '3 days') AS under_3_days,
     count(*) FILTER (WHERE age >= interval '3 days' AND age < interval '7 days') AS under_7_days,
     count(*) FILTER (WHERE age >= interval '7 days') AS older,
-    extract(epoch FROM max(age))::bigint AS oldest_seconds
+    extract(epoch FROM max(age))::bigint AS oldest_seconds"""
+# Age since the request came in: a payout that is open, or whose funding is still to be handed back.
+AGING: Final = f"""
+SELECT what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor,
+    {BUCKETS}
 FROM (
     SELECT CASE WHEN held THEN 'held ' ELSE '' END
             || CASE WHEN ended THEN 'compensation ' || compensation ELSE state END AS what,
@@ -64,20 +65,15 @@ FROM (
 ) AS waiting
 WHERE age >= make_interval(days => $1)
 GROUP BY what, currency ORDER BY max(age) DESC, what, currency
-"""
-AGING_EXCEPTIONS: Final = """
+"""  # noqa: S608 - constants; values are bound
+AGING_EXCEPTIONS: Final = f"""
 SELECT 'exception ' || kind AS what, currency, count(*) AS payouts, sum(amount_minor)::bigint AS amount_minor,
-    count(*) FILTER (WHERE age < interval '1 hour') AS under_1_hour,
-    count(*) FILTER (WHERE age >= interval '1 hour' AND age < interval '1 day') AS under_1_day,
-    count(*) FILTER (WHERE age >= interval '1 day' AND age < interval '3 days') AS under_3_days,
-    count(*) FILTER (WHERE age >= interval '3 days' AND age < interval '7 days') AS under_7_days,
-    count(*) FILTER (WHERE age >= interval '7 days') AS older,
-    extract(epoch FROM max(age))::bigint AS oldest_seconds
+    {BUCKETS}
 FROM (SELECT kind, currency, amount_minor, statement_timestamp() - first_seen_at AS age
     FROM reconciliation_exceptions WHERE gone_at IS NULL AND resolved_at IS NULL) AS open
 WHERE age >= make_interval(days => $1)
 GROUP BY kind, currency ORDER BY max(age) DESC, kind, currency
-"""
+"""  # noqa: S608 - constants; values are bound
 
 
 async def payouts_of(connection: Connection, begin: datetime, end: datetime) -> AsyncIterator[LedgerPayout]:

@@ -81,7 +81,7 @@ class _Doubt:
         self.untold_before = self.untold_before or at < since
         return at >= since
 
-    def or_missing(self, at: datetime, patience: timedelta, now: datetime) -> bool:
+    def is_missed(self, at: datetime, patience: timedelta, now: datetime) -> bool:
         """Whether it is missed; else it is awaited."""
         if now - at < patience:
             self.awaited = True
@@ -99,8 +99,8 @@ def judge(payout: LedgerPayout, told: Told, terms: Terms) -> Judgement:
     there: tuple[tuple[str, int], ...] = ()
     if terms.visa is not None and payout.numbers is not None:
         rows = terms.visa.pushes.get(payout.numbers, ())
-        found += _of_visa(payout, rows, terms, doubt)
         moved = moved_of(rows)
+        found += _of_visa(payout, rows, moved, terms, doubt)
         there = tuple((row.currency, row.amount_minor) for row in moved if row.currency and row.amount_minor)
         if payout.state is PayoutState.PAID and len(there) == len(moved) and (moved or terms.visa.covers(payout)):
             here = 0 if doubt.awaited else payout.amount_minor
@@ -152,12 +152,16 @@ def _of_ledger(payout: LedgerPayout) -> Iterator[Difference]:
     if payout.state is PayoutState.PAID and payout.compensation is not CompensationState.NONE:
         yield Difference(ExceptionKind.COMPENSATED_AND_PAID, f"PAID, and its compensation is {payout.compensation}")
     if payout.state in UNPAID_ENDS and payout.approved_after_its_end:
-        handed_back = payout.compensation in HANDED_BACK
-        kind = ExceptionKind.COMPENSATED_AND_PAID if handed_back else ExceptionKind.LEDGER_MISMATCH
-        yield Difference(kind, f"{payout.state}, compensation {payout.compensation}; Visa approved it afterwards")
+        yield _paid_after_all(payout, "Visa approved it afterwards")
     owed = payout.funding_captured and payout.receipt_owned and not payout.ambiguous
     if payout.state in UNPAID_ENDS and owed and payout.compensation is CompensationState.NONE:
         yield Difference(ExceptionKind.COMPENSATION_MISSING, f"{payout.state}, with funding of its own")
+
+
+def _paid_after_all(payout: LedgerPayout, evidence: str) -> Difference:
+    handed_back = payout.compensation in HANDED_BACK
+    kind = ExceptionKind.COMPENSATED_AND_PAID if handed_back else ExceptionKind.LEDGER_MISMATCH
+    return Difference(kind, f"{payout.state}, compensation {payout.compensation}; {evidence}")
 
 
 def _of_topics(payout: LedgerPayout, told: Told, since: datetime, terms: Terms, doubt: _Doubt) -> Iterator[Difference]:
@@ -171,7 +175,7 @@ def _of_topics(payout: LedgerPayout, told: Told, since: datetime, terms: Terms, 
     if (
         payout.state_version not in told.demands
         and doubt.was_read(payout.state_at, since)
-        and doubt.or_missing(payout.state_at, patience, now)
+        and doubt.is_missed(payout.state_at, patience, now)
     ):
         yield Difference(ExceptionKind.COMPENSATION_NOT_TOLD, "no event demands the compensation")
     at = payout.compensation_at
@@ -180,7 +184,7 @@ def _of_topics(payout: LedgerPayout, told: Told, since: datetime, terms: Terms, 
         and at is not None
         and told.compensations.get(payout.compensation_version) != payout.compensation
         and doubt.was_read(at, since)
-        and doubt.or_missing(at, patience, now)
+        and doubt.is_missed(at, patience, now)
     ):
         yield Difference(ExceptionKind.COMPENSATION_NOT_TOLD, f"no event tells that it is {payout.compensation}")
 
@@ -205,7 +209,7 @@ def _missing_or_different(
     for version, status, at in expected:
         event = told.results.get(version)
         if event is None:
-            if doubt.was_read(at, since) and doubt.or_missing(at, terms.patience, terms.now):
+            if doubt.was_read(at, since) and doubt.is_missed(at, terms.patience, terms.now):
                 yield Difference(ExceptionKind.RESULT_MISSING, f"{status} in version {version}; no event tells it")
         elif (event.status, event.amount_minor, event.currency) != (status, payout.amount_minor, payout.currency):
             yield Difference(
@@ -228,8 +232,9 @@ def _beyond(payout: LedgerPayout, told: Told, expected: set[int]) -> Iterator[Di
         yield Difference(ExceptionKind.RESULT_DIFFERS, detail)
 
 
-def _of_visa(payout: LedgerPayout, rows: Sequence[ReportRow], terms: Terms, doubt: _Doubt) -> Iterator[Difference]:
-    moved = moved_of(rows)
+def _of_visa(
+    payout: LedgerPayout, rows: Sequence[ReportRow], moved: Sequence[ReportRow], terms: Terms, doubt: _Doubt
+) -> Iterator[Difference]:
     for row in _unread(rows):
         yield Difference(ExceptionKind.UNKNOWN_MOVEMENT, _shown(row))
     if len(moved) > 1:
@@ -237,11 +242,9 @@ def _of_visa(payout: LedgerPayout, rows: Sequence[ReportRow], terms: Terms, doub
     if payout.state is PayoutState.PAID:
         yield from _paid_here(payout, rows, moved, terms, doubt)
     elif moved and payout.state in UNPAID_ENDS:
-        handed_back = payout.compensation in HANDED_BACK
-        kind = ExceptionKind.COMPENSATED_AND_PAID if handed_back else ExceptionKind.LEDGER_MISMATCH
-        yield Difference(kind, f"{payout.state}, compensation {payout.compensation}; {_shown(moved[0])}")
+        yield _paid_after_all(payout, _shown(moved[0]))
     elif moved:
-        if doubt.or_missing(payout.last_sent_at or payout.state_at, terms.patience, terms.now):
+        if doubt.is_missed(payout.last_sent_at or payout.state_at, terms.patience, terms.now):
             yield Difference(ExceptionKind.MISSING_ACK, f"{payout.state}; {_shown(moved[0])}")
     elif payout.state in UNPAID_ENDS:
         yield from _not_covered(payout, terms, doubt)
@@ -271,7 +274,7 @@ def _paid_here(
         yield from _not_covered(payout, terms, doubt)
     elif not terms.is_over((payout.last_sent_at or payout.state_at).date()):
         doubt.awaited = True
-    elif doubt.or_missing(payout.state_at, terms.report_patience, terms.now):
+    elif doubt.is_missed(payout.state_at, terms.report_patience, terms.now):
         numbers = f"RRN {payout.retrieval_reference_number}, STAN {payout.systems_trace_audit_number}"
         yield Difference(ExceptionKind.NOT_AT_VISA, f"PAID under {numbers}; Visa's report does not have it")
 

@@ -138,6 +138,17 @@ async def test_s4_30_what_was_explained_stays_explained_until_it_is_something_el
     assert not await resolve(ledger_url, kept, operator="maria", reason="as before"), "it is not what she has seen"
 
 
+async def test_s4_30_what_was_explained_gone_and_comes_back_is_open_again(ledger_url: str) -> None:
+    """S4-30: the explanation was of what had been there before."""
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
+    (kept,) = await exceptions(ledger_url, only_open=True)
+    assert await resolve(ledger_url, kept, operator="maria", reason="INC-1: Visa will take it back")
+    await record(ledger_url, run_of(), [], EVERYTHING)
+    assert await standing(ledger_url) == []
+    await record(ledger_url, run_of(), [FIRST], EVERYTHING)
+    assert await statuses(ledger_url) == {"pay-1": "OPEN"}
+
+
 async def test_p9_what_was_explained_is_opened_again_once(ledger_url: str) -> None:
     """P9: the way back; of two at once one is told."""
     await record(ledger_url, run_of(), [FIRST], EVERYTHING)
