@@ -36,11 +36,12 @@ from ops.offset_effects import Reader, Tally, effect_text, known_of
 from ops.offset_plans import Effect
 from ops.operator_actions import DryRunOption, OperatorOption, YesOption, answers, confirmed, said, who
 from ops.options import OutputOption
-from ops.output import Column, Output, Step, emit_rows, message, parse_time, progress
+from ops.output import Column, Output, emit_rows, message, parse_time, progress
 from schemas.card_numbers import looks_like_card_number
 from schemas.codec import Codec, PinnedResolver, RegistryResolver
 from streams.completeness import INBOUND_TOPICS, KafkaRecords, missing_of
 from streams.holes import Slot, Unreadable
+from streams.holes import Span as RecordSpan
 from streams.kafka_app import confluent_config
 from streams.settings import Settings
 
@@ -220,28 +221,34 @@ async def _look(
     """What is missing; `count` gets those records, too. Raises Unreadable, LedgerUnavailable, RegistryUnavailable."""
     missing: list[tuple[InboundPosition, datetime | None]] = []
     looked_up = 0
-    with progress("offsets looked up", sum(asked.end - asked.first for asked in ranges)) as step:
-        for asked in ranges:
-            slot, first = (asked.topic, asked.partition), asked.first
-            while first < asked.end and len(missing) < MISSING_MAX:
-                span = await records.read(slot, first, asked.end)
-                by_offset = {record.offset(): record for record in span.records}
-                found = await missing_of(ledger, codec, slot, span, settings.payouts_topic_prefix)
-                missing += [(position, record_time(by_offset[position.offset])) for position in found]
-                if count is not None:
-                    await count([by_offset[position.offset] for position in found])
-                looked_up += len(span.records)
-                _tell(step, span.next_offset - first)
-                first = span.next_offset
+    async for slot, span in batches_of(records, ranges, "offsets looked up"):
+        by_offset = {record.offset(): record for record in span.records}
+        found = await missing_of(ledger, codec, slot, span, settings.payouts_topic_prefix)
+        missing += [(position, record_time(by_offset[position.offset])) for position in found]
+        if count is not None:
+            await count([by_offset[position.offset] for position in found])
+        looked_up += len(span.records)
+        if len(missing) >= MISSING_MAX:
+            break
     message(f"{looked_up} record(s) looked up in {len(ranges)} partition(s), {len(missing)} missing.")
     if len(missing) >= MISSING_MAX:
         message(f"Stopped at {MISSING_MAX} missing records: there are more.")
     return missing
 
 
-def _tell(step: Step, offsets_done: int) -> None:
-    for _ in range(offsets_done):
-        step()
+async def batches_of(
+    records: KafkaRecords, ranges: Sequence[Range], what: str
+) -> AsyncIterator[tuple[Slot, RecordSpan]]:
+    """Everything that these ranges hold, some hundred records at a time, with a progress bar. Raises Unreadable."""
+    with progress(what, sum(asked.end - asked.first for asked in ranges)) as step:
+        for asked in ranges:
+            slot, first = (asked.topic, asked.partition), asked.first
+            while first < asked.end:
+                span = await records.read(slot, first, asked.end)
+                yield slot, span
+                for _ in range(span.next_offset - first):
+                    step()
+                first = span.next_offset
 
 
 def _row(position: InboundPosition, at: datetime | None, fate: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from ops.asynchronous import run
 from ops.environment import DATABASE, KAFKA, settings_for
 from ops.exit_codes import ExitCode
 from ops.failures import refused, usage_error
+from ops.intake import MISSING_MAX
 from ops.ledger_queries import reading
 from ops.money_text import amount_text
 from ops.operator_actions import (
@@ -190,7 +191,8 @@ def _compare(settings: Settings, how: How, day: date) -> dict[str, Any]:
     known = {(one.kind, one.subject): one for one in run(standing(url))}
     topics = topics_of(settings, asked, how.timeout_seconds)
     unknown = requests_of(settings, asked, how.timeout_seconds)
-    sides = Sides(topics, visa_of(settings, asked, how.visa), unknown is not None)
+    all_were_read = unknown is not None and len(unknown) < MISSING_MAX
+    sides = Sides(topics, visa_of(settings, asked, how.visa), all_were_read)
     asked_last = replace(asked, now=datetime.now(UTC))
     outcome = run(reconciled(settings, asked_last, sides, {subject for _, subject in known}))
     _add_requests(outcome, unknown or [])

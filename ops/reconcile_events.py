@@ -16,6 +16,7 @@ from ledger.interface import InboundPosition, Ledger
 from ops.environment import codec_for, registry_of
 from ops.events import Event, decoded_event
 from ops.failures import unreachable
+from ops.intake import MISSING_MAX, batches_of
 from ops.kafka import (
     Place,
     Reading,
@@ -138,16 +139,12 @@ async def _looked_up(
 ) -> tuple[int, list[InboundPosition]]:
     missing: list[InboundPosition] = []
     looked_up = 0
-    with progress("requests looked up", sum(asked.end - asked.first for asked in ranges)) as step:
-        for asked in ranges:
-            slot, first = (asked.topic, asked.partition), asked.first
-            while first < asked.end:
-                span = await records.read(slot, first, asked.end)
-                missing += await missing_of(ledger, codec, slot, span, prefix)
-                looked_up += len(span.records)
-                for _ in range(span.next_offset - first):
-                    step()
-                first = span.next_offset
+    async for slot, span in batches_of(records, ranges, "requests looked up"):
+        missing += await missing_of(ledger, codec, slot, span, prefix)
+        looked_up += len(span.records)
+        if len(missing) >= MISSING_MAX:
+            message(f"Stopped at {MISSING_MAX} unknown requests: there are more.")
+            break
     return looked_up, missing
 
 
