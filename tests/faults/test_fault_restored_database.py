@@ -45,7 +45,7 @@ def payouts(pipeline: Pipeline, *arguments: str, codes: tuple[int, ...] = (0,)) 
 
 
 def paused_for_ledger(worker: Worker) -> list[str]:
-    return [reason for reason in worker.health().get("paused_for", ()) if reason.startswith("ledger")]
+    return [reason for reason in worker.page()["paused_for"] if reason.startswith("ledger")]
 
 
 def all_is_published(pipeline: Pipeline) -> bool:
@@ -92,7 +92,7 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     again = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "jan", "--yes")
     assert again["verdict"] == "KNOWN"
 
-    until("work goes on by itself", lambda: not worker.health().get("paused_for"), WAIT_SECONDS)
+    until("work goes on by itself", lambda: worker.page()["paused_for"] == [], WAIT_SECONDS)
     fresh = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
     pipeline.wait_all(fresh, seconds=WAIT_SECONDS)
     until("lost requests come in again, held", lambda: held(pipeline) >= {*lost, *late}, WAIT_SECONDS)

@@ -46,10 +46,15 @@ def stage() -> Iterator[FaultStage]:
 
 
 @pytest.fixture(scope="module")
-def worker(stage: FaultStage) -> FleetWorker:
-    started = stage.fleet.start_worker()
+def first_worker(stage: FaultStage) -> FleetWorker:
+    return stage.fleet.start_worker()
+
+
+@pytest.fixture
+def worker(stage: FaultStage, first_worker: FleetWorker) -> FleetWorker:
+    """Ready, whatever the test before did to it: after a cut it may have ended itself and be starting again (K5)."""
     stage.fleet.wait_ready()
-    return started
+    return first_worker
 
 
 def until(what: str, check: Callable[[], Any], seconds: float = END_SECONDS) -> Any:

@@ -109,7 +109,12 @@ class Worker:
         self.process.wait_ready(lambda: bool(self.health().get("assigned_partitions")), timeout_seconds=READY_SECONDS)
         return self
 
+    def page(self) -> dict[str, Any]:
+        """Its detailed health page, however long it takes on a machine that does other things meanwhile."""
+        return dict(until("its health page", self.health))
+
     def health(self) -> dict[str, Any]:
+        """Its detailed health page; empty when it does not answer."""
         if not self.port_path.exists():
             return {}
         try:

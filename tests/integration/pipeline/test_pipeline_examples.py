@@ -233,7 +233,7 @@ def test_a_registry_that_is_away_stops_and_loses_nothing(
         payout_id = new_id()
         partition, offset = registered.send(registered.request(payout_id))
         until("the pause", lambda: "schema registry" in worker.health().get("paused_for", ()))
-        assert "ledger:NOT_LOOKED_AT" in worker.health()["paused_for"]
+        assert "ledger:NOT_LOOKED_AT" in worker.page()["paused_for"]
         assert registered.approved(payout_id) == []
         assert registered.committed("payout_requests", partition) <= offset
         assert registered.events_of("payout_validated", payout_id) == []

@@ -36,7 +36,7 @@ def test_agents_run_apart(spread: tuple[Pipeline, Worker]) -> None:
     payout_ids = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
     pipeline.wait_all(payout_ids)
     assert_paid_once(pipeline, payout_ids)
-    assert not any("payout_requests" in name for name in second.health()["assigned_partitions"])
+    assert not any("payout_requests" in name for name in second.page()["assigned_partitions"])
 
 
 def test_a_worker_leaves_and_another_joins_in_the_middle(spread: tuple[Pipeline, Worker]) -> None:
