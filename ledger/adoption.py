@@ -9,7 +9,7 @@ second run finds nothing to do; of two people at once one is told that he was ov
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -95,6 +95,11 @@ WHERE s.sequence = (SELECT sequence FROM seal_head)
 HIGHEST_NUMBER: Final = """
 SELECT greatest(max(identity_number), max(compensation_identity_number), 0) FROM payouts
 """
+LOST_PAYOUTS: Final = """
+SELECT DISTINCT asked.payout_id FROM unnest($1::text[]) AS asked (payout_id)
+WHERE NOT EXISTS (SELECT FROM payouts AS p WHERE p.payout_id = asked.payout_id COLLATE "C")
+ORDER BY asked.payout_id
+"""
 KNOWN_VERSIONS: Final = """
 SELECT asked.payout_id FROM unnest($1::text[], $2::bigint[]) AS asked (payout_id, version)
 JOIN history AS h ON h.payout_id = asked.payout_id AND h.version = asked.version
@@ -133,6 +138,12 @@ INSERT INTO adoptions (sequence, operator, reason, window_from, window_to, old_s
 VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7, $8, $9)
 RETURNING window_to
 """
+# Asked for again they are not new, whatever their time says. A copy of this adoption's own copy may know some already.
+REMEMBER_LOST: Final = """
+INSERT INTO lost_payouts (payout_id, adoption_sequence)
+SELECT asked.payout_id, $2 FROM unnest($1::text[]) AS asked (payout_id)
+ON CONFLICT DO NOTHING
+"""
 
 
 _CHAIN_IS_OURS: Final = frozenset({Verdict.FORGOTTEN, Verdict.RESTORED})
@@ -168,6 +179,8 @@ class AdoptionPlan:
     under_way: Sequence[Sum]
     ended_unpaid: Sequence[str] = field(default_factory=tuple)
     """Payouts that the audit shows ended unpaid after what the copy has."""
+    lost_payouts: Sequence[str] = field(default_factory=tuple)
+    """Payouts that topics name and the copy does not know at all: they may have been paid."""
     kafka_is_a_copy: bool = False
     """The topics do not show either what became of payouts after the copy."""
     is_physical: bool = True
@@ -192,11 +205,17 @@ class Adoption:
         self._seals = Seals(pool)
 
     async def plan(
-        self, published: Published | None, *, ended_unpaid: Sequence[str] = (), highest_number: int = 0
+        self,
+        published: Published | None,
+        *,
+        ended_unpaid: Sequence[str] = (),
+        told_of: Collection[str] = (),
+        highest_number: int = 0,
     ) -> AdoptionPlan:
-        """Look, change nothing. `highest_number` is the highest that results outside the database show.
+        """Look, change nothing.
 
-        Raises LedgerUnavailable.
+        `told_of`: every payout that audit, results and requests name since the copy; `highest_number`: the highest
+        identity number that they show. Raises LedgerUnavailable.
         """
         verdict, standing = await self._seals.examine(published)
 
@@ -220,6 +239,7 @@ class Adoption:
                     held=[Sum(**row) for row in await connection.fetch(DOUBTFUL, *doubts)],
                     under_way=[Sum(*row) for row in await connection.fetch(UNDER_WAY, *doubts)],
                     ended_unpaid=tuple(ended_unpaid),
+                    lost_payouts=tuple(row["payout_id"] for row in await connection.fetch(LOST_PAYOUTS, list(told_of))),
                     kafka_is_a_copy=is_copy,
                     is_physical=await connection.fetchval(IS_PHYSICAL),
                 )
@@ -272,6 +292,7 @@ async def _adopted(
         "certain_at": plan.certain_at.isoformat(),
         "identity_to": plan.identity_to,
         "held": held,
+        "lost_payouts": len(plan.lost_payouts),
     }
     line = line_of(await connection.fetchrow(NOTE, operator, plan.verdict.value, _json(detail)))
     origin = Origin(plan.standing.system_identifier, plan.standing.timeline, plan.identity_to)
@@ -287,6 +308,7 @@ async def _adopted(
         *(sequence, operator, reason, window_from, clock_skew_seconds),
         *(old.sequence, old.hash, continued.sequence, continued.hash),
     )
+    await connection.execute(REMEMBER_LOST, list(plan.lost_payouts), sequence)
     return Adopted(sequence, held, window_from, window_to, plan.identity_to)
 
 

@@ -172,7 +172,7 @@ class Ledger(Protocol):
         """Insert at version 1 and claim the receipt, if the funding is captured, in the same transaction (L1, L7).
 
         After a restored copy was adopted, whatever the broker took, or its originator asked for, before that is held
-        (`LEDGER_RESTORED`, rule L11).
+        (`LEDGER_RESTORED`, rule L11); so is, however young, what topics named and the copy did not know.
         Who gets the receipt also claims what the card pull is known by (`funding_trace`, `funding_transaction`), which
         no two payouts of any originators share. `receipt_owned` needs all of it. Who does not get the receipt claims
         no pull: the request that names the pull rightly may still come.

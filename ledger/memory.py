@@ -105,6 +105,7 @@ class MemoryLedger:
         self._mode = ModeRecord(Mode.NORMAL, clock(), "migration", "the ledger was created")
         self._last_identity_number = 0
         self._restored_until: datetime | None = None
+        self._lost_payouts: set[str] = set()
         self.verified = True
         """False: as a database that nobody has looked at since it was put back (rule L11)."""
         self._faults: dict[int, Fault] = {}
@@ -116,9 +117,10 @@ class MemoryLedger:
         """Let the next write fail in this way, or the one that comes `after` that many others."""
         self._faults[self.writes + after + 1] = fault
 
-    def adopted(self, window_to: datetime) -> None:
-        """A copy was adopted: whatever was asked for before `window_to` and is inserted from now on is held (L11)."""
+    def adopted(self, window_to: datetime, lost_payouts: Iterable[str] = ()) -> None:
+        """A copy was adopted: from now on what was asked for before `window_to`, or is lost, is inserted held (L11)."""
         self._restored_until = max(window_to, self._restored_until or window_to)
+        self._lost_payouts.update(lost_payouts)
 
     async def close(self) -> None:
         """Nothing to give back."""
@@ -267,13 +269,19 @@ class MemoryLedger:
             return Existing(existing.row)
         if self._taken(fresh) is not None:
             raise RowRejected("another payout has this sender_reference or identity already (a unique constraint)")
-        if self._restored_until is not None and min(fresh.received_at, fresh.requested_at) < self._restored_until:
+        if self._is_restored(fresh):
             fresh = with_changes(fresh, held=True, hold_reason=LEDGER_RESTORED)
         inserted = with_changes(fresh, receipt_owned=self._claim(fresh))
         self._store(inserted)
         self._take(inserted)
         self._note(inserted, actor, "received", None, {})
         return Inserted(inserted)
+
+    def _is_restored(self, row: PayoutRow) -> bool:
+        """Whether it may have been paid before a copy was put back."""
+        until = self._restored_until
+        is_old = until is not None and min(row.received_at, row.requested_at) < until
+        return is_old or row.payout_id in self._lost_payouts
 
     def _claim(self, row: PayoutRow) -> bool:
         """Whether the receipt, and the card pull behind it, is this payout's from now on (rule L7)."""

@@ -5,6 +5,7 @@ shown first, in payouts and money. It can be run again at any time: what is done
 interrupted run left (publishing, the completeness readers' marks) is finished.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,16 +29,18 @@ from ops.options import OutputOption
 from ops.output import Output, emit_object, message
 from processors.payout.row import UNPAID_ENDS
 from processors.visa.identity import IdentityError, sequence_number
-from schemas.codec import Codec, PinnedResolver, RegistryResolver, RegistryUnavailable, Undecodable
+from schemas.codec import BlockingCodec, Codec, PinnedResolver, RegistryResolver, RegistryUnavailable, Undecodable
 from schemas.topics import topic_name
 from streams.audit_topic import AUDIT_TOPIC, SCHEMA, TAIL_RECORDS, AuditTopic, Lost, headers_of
 from streams.completeness import INBOUND_TOPICS, KafkaRecords
 from streams.holes import Unreadable
+from streams.intake import can_be_a_key
 from streams.kafka_app import confluent_config
 from streams.settings import Settings
 
 PUBLISH_BATCHES_MAX: Final = 20
 """Records are published here so that nobody has to wait for a worker; what is left after this the workers publish."""
+REQUEST_TOPIC: Final = "payout_requests"
 KNOWN_CHUNK: Final = 5_000
 """Results that are looked up in one statement."""
 
@@ -93,8 +96,9 @@ def adopt(
     """Make a database that was restored from a copy the one that pays, without paying anything twice.
 
     The identity numbers move past all that may be out, what may have gone further in the lost time is held
-    (LEDGER_RESTORED), requests of that time come in again and are held, too, and the chain of the audit goes on with a
-    record that says so. Only then do calls leave again. Each held payout is then checked with Visa: see the runbook.
+    (LEDGER_RESTORED), requests of that time come in again and are held, too; so is whatever the topics name and
+    the copy does not, when it is asked for anew. The chain of the audit goes on with a record that says so. Only then
+    do calls leave again. Each held payout is then checked with Visa: see the runbook.
     There is no undo: numbers and chain never go back. `payouts modes set halted` stops calls that left too early.
     """
     why, name = said(reason, "--reason"), who(operator)
@@ -161,10 +165,12 @@ async def _look(settings: Settings, told: Told, *, although_known: bool) -> Look
         async with connected_ledger(settings) as ledger:
             _, standing = await ledger.seals.examine(published)
             lost = await audit.lost_after(standing.head.sequence)
+            verified = await ledger.verified_offsets(topic_name(REQUEST_TOPIC, settings.payouts_topic_prefix))
+            named = {*lost.states, *told.versions, *await asyncio.to_thread(_asked_for, settings, verified)}
             unpaid = {state.value for state in UNPAID_ENDS}
             ended = sorted(name for name, state in lost.states.items() if state in unpaid)
             highest = max(told.highest_number, lost.identity_position)
-            plan = await ledger.adoption.plan(published, ended_unpaid=ended, highest_number=highest)
+            plan = await ledger.adoption.plan(published, ended_unpaid=ended, told_of=named, highest_number=highest)
             if although_known and plan.verdict is Verdict.KNOWN:
                 plan = replace(plan, verdict=Verdict.FORGOTTEN)
             return Look(plan, lost, await _unknown_results(ledger, told), await _marks_ahead(settings, ledger, records))
@@ -203,6 +209,8 @@ def _note(told: Told, result: Mapping[str, Any]) -> None:
         with suppress(IdentityError):
             told.highest_number = max(told.highest_number, sequence_number(int(trace_number), str(reference)))
     payout_id, version = str(result["payout_id"]), int(result["version"])
+    if not can_be_a_key(payout_id):
+        return
     if version >= told.versions.get(payout_id, 0):
         told.versions[payout_id] = version
         money = result["amount"]
@@ -233,6 +241,29 @@ async def _marks_ahead(settings: Settings, ledger: PostgresLedger, records: Kafk
             number: verified.get(number, 0) for number, offset in marked.items() if offset > verified.get(number, 0)
         }
     return ahead
+
+
+def _asked_for(settings: Settings, verified: Mapping[int, int]) -> set[str]:
+    """Every payout that was asked for behind the places up to which the ledger knows that it has all (K9).
+
+    One of them may have been paid in the last second, of which neither audit nor results tell.
+    """
+    admin = connect_admin(settings)
+    there = spans(admin, our_topics(admin, settings, [REQUEST_TOPIC]), since=None)
+    to_read = [replace(span, first=max(span.first, verified.get(span.partition, 0))) for span in there]
+    names = set()
+    with reader(settings) as consumer, codec_for(settings) as codec:
+        for record in Reading(consumer, to_read, follow=False, timeout_seconds=None).records():
+            with suppress(Undecodable, UnicodeDecodeError):
+                names.add(_name_of(record.key(), record.value(), codec))
+    return {name for name in names if can_be_a_key(name)}
+
+
+def _name_of(key: object, value: object, codec: BlockingCodec) -> str:
+    """The payout of a request, by its key, else by what it says (K6). Raises Undecodable, UnicodeDecodeError."""
+    if isinstance(key, bytes):
+        return key.decode()
+    return str(codec.decode("PayoutRequest", value if isinstance(value, bytes) else b"").record["payout_id"])
 
 
 # Doing.
@@ -291,6 +322,7 @@ def _shown(look: Look) -> dict[str, Any]:
         "lost_lines": look.lost.lines,
         "lost_lines_of_payouts": len(look.lost.states),
         "results_the_copy_does_not_have": [_sum(total) for total in look.told],
+        "lost_payouts": len(plan.lost_payouts),
         "held": [_sum(total) for total in plan.held],
         "asked_about_by_itself": [_sum(total) for total in plan.under_way],
         "identity_numbers": {"from": plan.standing.identity_position, "to": plan.identity_to},

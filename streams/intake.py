@@ -202,10 +202,15 @@ class Intake:
         )
 
 
+def can_be_a_key(payout_id: str) -> bool:
+    """Whether a record of this payout, and so the payout, may exist at all."""
+    return 0 < len(payout_id) <= KEY_LENGTH_MAX and payout_id.isascii() and payout_id.isprintable()
+
+
 def key_problem(key: bytes | None, request: PayoutRequest) -> tuple[str, str] | None:
     """K6: a record whose key is not its payout_id cannot become a payout; a missing key is no error."""
     payout_id = request.payout_id
-    if not payout_id or len(payout_id) > KEY_LENGTH_MAX or not payout_id.isascii() or not payout_id.isprintable():
+    if not can_be_a_key(payout_id):
         return "PAYOUT_ID_UNUSABLE", f"payout_id must have 1 to {KEY_LENGTH_MAX} printable ASCII characters"
     if looks_like_card_number(payout_id):
         return "PAYOUT_ID_UNUSABLE", "payout_id looks like a card number and may not become a key"

@@ -86,11 +86,13 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     (told,) = plan["results_the_copy_does_not_have"]
     assert (told["what"], told["payouts"], told["amount_minor"]) == ("PAID", PAYOUTS, PAYOUTS * 2500)
     assert plan["lost_lines_of_payouts"] == PAYOUTS
+    assert plan["lost_payouts"] == PAYOUTS + len(late), "the late ones are asked for and not known, either"
     assert "ledger:BEHIND" in paused_for_ledger(worker), "a look changes nothing"
     done = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "maria", "--yes")
     assert done["done"]["adopted"]
     again = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "jan", "--yes")
     assert again["verdict"] == "KNOWN"
+    pipeline.send_many(pipeline.request(payout_id) for payout_id in lost)  # asked for anew, and maybe read first
 
     until("work goes on by itself", lambda: worker.page()["paused_for"] == [], WAIT_SECONDS)
     fresh = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))

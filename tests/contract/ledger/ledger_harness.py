@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from processors.payout.row import FundingKind, PayoutRow, PayoutState
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 TABLES = (
     *("payouts", "receipts", "card_pulls", "history", "modes", "intake", "verified_offsets"),
-    *("seals", "seal_head", "adoptions", "restores"),
+    *("seals", "seal_head", "adoptions", "lost_payouts", "restores"),
 )
 EMPTY_THE_LEDGER = "; ".join(
     [
@@ -149,8 +150,8 @@ class Harness(Protocol):
     async def trust(self) -> None:
         """Somebody has looked, and it is the one that we know."""
 
-    async def adopt(self) -> datetime:
-        """Adopt the database as a copy; until when the broker's records count as lost (L11)."""
+    async def adopt(self, told_of: Collection[str] = ()) -> datetime:
+        """Adopt the database as a copy that others tell of; until when the broker's records count as lost (L11)."""
 
     async def close(self) -> None:
         """End it."""
@@ -178,8 +179,8 @@ class MemoryHarness:
     async def trust(self) -> None:
         self.ledger.verified = True
 
-    async def adopt(self) -> datetime:
-        self.ledger.adopted(self.time)
+    async def adopt(self, told_of: Collection[str] = ()) -> datetime:
+        self.ledger.adopted(self.time, told_of)
         return self.time
 
     async def close(self) -> None:
@@ -224,8 +225,8 @@ class PostgresHarness:
         verdict, _ = await self.ledger.seals.examine(None)
         assert verdict is Verdict.KNOWN
 
-    async def adopt(self) -> datetime:
-        plan = replace(await self.ledger.adoption.plan(None), verdict=Verdict.FORGOTTEN)
+    async def adopt(self, told_of: Collection[str] = ()) -> datetime:
+        plan = replace(await self.ledger.adoption.plan(None, told_of=told_of), verdict=Verdict.FORGOTTEN)
         done = await self.ledger.adoption.adopt(plan, operator="maria", reason="a test", clock_skew_seconds=0.0)
         return done.window_to
 

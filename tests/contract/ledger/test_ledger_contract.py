@@ -1124,3 +1124,18 @@ async def test_l11_what_is_sent_again_after_an_adoption_is_as_old_as_it_was(harn
     later = until + timedelta(hours=1)
     again = await inserted(harness.ledger, 1, received_at=later, requested_at=until - timedelta(microseconds=1))
     assert (again.held, again.hold_reason) == (True, LEDGER_RESTORED)
+
+
+async def test_l11_a_payout_that_was_lost_is_never_new(harness: Harness) -> None:
+    """L11, P1: a topic names it; asked for again as if it were new, it may have been paid already."""
+    known = await inserted(harness.ledger, 1)
+    until = await harness.adopt(told_of=[known.payout_id, sample_row(2).payout_id])
+    young = {"received_at": until + timedelta(days=2), "requested_at": until + timedelta(days=2)}
+    assert (await inserted(harness.ledger, 2, **young)).hold_reason == LEDGER_RESTORED
+    assert (await inserted(harness.ledger, 3, **young)).held is False
+    assert isinstance(await harness.ledger.insert(known, ACTOR), Existing), "what the copy knows is a repeat as ever"
+    until = await harness.adopt(told_of=[sample_row(2).payout_id, sample_row(4).payout_id])
+    young = {"received_at": until + timedelta(days=2), "requested_at": until + timedelta(days=2)}
+    assert (await inserted(harness.ledger, 4, **young)).hold_reason == LEDGER_RESTORED, (
+        "a second loss adds to the first"
+    )

@@ -362,7 +362,7 @@ async def test_l11_a_lost_topic_is_refused_until_it_is_adopted_and_then_filled_a
     assert first_flaw(audit.records) is None
 
 
-@pytest.mark.parametrize("table", ["seals", "adoptions", "seal_head"])
+@pytest.mark.parametrize("table", ["seals", "adoptions", "lost_payouts", "seal_head"])
 async def test_l10_l11_what_was_sealed_or_adopted_stays(url: str, table: str) -> None:
     """L1, L10: the database itself refuses."""
     connection = await asyncpg.connect(url)

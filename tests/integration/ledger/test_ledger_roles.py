@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from ledger import reconciliations, roles
 from ledger.interface import LedgerUnavailable, ModeRecord
 from ledger.migrate import migrate, migration_status, migrator
+from ledger.migrations.versions.r0013_lost_payouts import RIGHTS
 from ledger.operator_notes import BACKUP_BEGUN, note
 from ledger.postgres import PostgresLedger
 from ledger.roles import RoleNames, grant_roles, look, role_statements
@@ -92,10 +93,10 @@ class AsWorker(PostgresHarness):
         opened.ledger.set_mode = opened.operators.set_mode  # type: ignore[method-assign]
         return opened
 
-    async def adopt(self) -> datetime:
+    async def adopt(self, told_of: Collection[str] = ()) -> datetime:
         workers, self.ledger = self.ledger, self.owners
         try:
-            return await super().adopt()
+            return await super().adopt(told_of)
         finally:
             self.ledger = workers
 
@@ -144,6 +145,8 @@ OF_NO_WORKER = (
     "DELETE FROM seal_head",
     "DELETE FROM adoptions",
     "INSERT INTO adoptions (sequence) VALUES (1)",
+    "DELETE FROM lost_payouts",
+    "INSERT INTO lost_payouts (payout_id, adoption_sequence) VALUES ('pay-00000001', 1)",
     "UPDATE modes SET mode = 'normal'",
     "DELETE FROM modes",
     "DELETE FROM intake",
@@ -363,3 +366,16 @@ async def test_e6_a_worker_counts_exceptions_that_an_operator_recorded(harness: 
         "DELETE FROM reconciliation_exceptions",
     ):
         assert await refused(logins.url("worker"), statement), statement
+
+
+async def test_l11_a_worker_may_insert_before_the_roles_are_given_again(harness: AsWorker, logins: Logins) -> None:
+    """Every insert asks the table that a migration made: who reads adoptions reads it from the first moment."""
+    admin = await asyncpg.connect(logins.url("owner"))
+    try:
+        await admin.execute(f"REVOKE ALL ON lost_payouts FROM {', '.join(logins.names.all)}")
+        assert await refused(logins.url("worker"), "SELECT FROM lost_payouts")
+        await admin.execute(RIGHTS)
+    finally:
+        await admin.close()
+    assert (await inserted(harness.ledger)).held is False
+    assert await refused(logins.url("worker"), "DELETE FROM lost_payouts")
