@@ -21,6 +21,7 @@ from sandbox.auditor.topics import read_topics
 from sandbox.auditor.verdict import Verdict, judge
 from sandbox.faults.load import planted_cards
 from schemas.topics import topic_name
+from streams.bootstrap import EXIT_CODE_TOPIC_MADE_ANEW, EXIT_CODE_UNCONFIRMED
 from tests.integration.pipeline.pipeline_harness import Pipeline, Worker, until
 
 STUCK_AFTER_SECONDS = 60.0
@@ -35,7 +36,6 @@ class Audited:
 
     pipeline: Pipeline
     workers: list[Worker] = field(default_factory=list)
-    exit_codes: list[int] = field(default_factory=list)
     gone: list[Accepted] = field(default_factory=list)
     """Records that were acknowledged by a topic that was deleted since, under another name for it: the new one gives
     their places to others."""
@@ -134,11 +134,8 @@ class Audited:
             worker.wait_until_assigned()
 
     def supervise(self) -> None:
-        """Start again whoever ended by himself."""
-        for worker in self.workers:
-            if not worker.process.is_running:
-                self.exit_codes.append(worker.process.exit_code or 0)
-                worker.start()
+        """Start again whoever ended by himself as rules K5 and K8 have it; any other end fails the test."""
+        self.pipeline.supervise(EXIT_CODE_TOPIC_MADE_ANEW)
 
     def until_paid(self, payout_ids: Collection[str], seconds: float = 60.0) -> None:
         """All of them PAID and announced, under a supervisor."""
@@ -154,9 +151,14 @@ class Audited:
         until(f"{len(payout_ids)} payouts paid", check, seconds)
 
     def stop(self) -> None:
-        """SIGTERM to all; they drain."""
+        """SIGTERM to all; they drain and leave the group. One whose publish stays unconfirmed then ends itself and does
+        not leave (K5): it is started again, and told again."""
+        self.supervise()
         for worker in self.workers:
-            assert worker.terminate() == 0
+            while (exit_code := worker.wait_until_assigned().terminate()) == EXIT_CODE_UNCONFIRMED:
+                worker.wanted = True
+                worker.revive()
+            assert exit_code == 0, worker.process.log_tail()
         self.workers.clear()
 
     # The auditor.

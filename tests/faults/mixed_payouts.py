@@ -65,6 +65,7 @@ def _returned(pipeline: Pipeline, payout_ids: list[str]) -> int:
         "SELECT count(*) AS rows FROM payouts WHERE payout_id = ANY ($1) AND returned_at IS NOT NULL "
         "AND announced_version >= returned_version"
     )
+    pipeline.supervise()
     return int(pipeline.fetch(statement, payout_ids)[0]["rows"])
 
 
@@ -89,6 +90,7 @@ def wait_until_read(pipeline: Pipeline, topics: list[str]) -> None:
     ends = {topic: _ends(pipeline, topic) for topic in topics}
 
     def read() -> bool:
+        pipeline.supervise()
         return all(
             pipeline.committed(topic, partition) >= end
             for topic, partitions in ends.items()

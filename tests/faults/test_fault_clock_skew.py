@@ -7,7 +7,7 @@ import pytest
 from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import assert_paid_once
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 PAYOUTS = 60
 SKEWS_SECONDS = {"slow-clock": -1.0, "fast-clock": 1.0}

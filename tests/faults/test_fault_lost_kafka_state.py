@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from ops.kafka import wait_until_served
 from sandbox.servers.visa_stand_in import VisaStandIn
 from schemas.topics import TOPICS, topic_name
+from streams.bootstrap import EXIT_CODE_TOPIC_MADE_ANEW, EXIT_CODE_UNCONFIRMED
 from streams.completeness import mark_group
 from tests.faults.audited_pipeline import Audited, committed
 from tests.integration.pipeline.conftest import MakePipeline
@@ -25,8 +26,9 @@ from tests.integration.pipeline.pipeline_harness import PARTITIONS, Pipeline, un
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
-EXIT_CODE_TOPIC_MADE_ANEW = 73
 ALL = range(PARTITIONS)
+CALL_SECONDS = 2.0
+"""Two workers with two calls each end two payouts a second: slower than the stages before on a slow machine, too."""
 
 
 @pytest.fixture
@@ -63,14 +65,20 @@ def ends(pipeline: Pipeline, topic: str) -> list[int]:
 def wait_until_committed(one: Audited, topic: str) -> None:
     """K8: what is committed is the end of this very topic, below what was committed for the old one or not."""
     wanted = ends(one.pipeline, topic)
-    until(f"all of {topic} committed", lambda: committed(one.pipeline, topic, ALL) == wanted)
+    _until_committed(one, topic, "payouts", wanted)
 
 
 def wait_until_verified(one: Audited) -> None:
     """K9: every request of this very topic was looked up."""
-    wanted = ends(one.pipeline, "payout_requests")
-    group = mark_group("payouts")
-    until("all looked up", lambda: committed(one.pipeline, "payout_requests", ALL, group) == wanted)
+    _until_committed(one, "payout_requests", mark_group("payouts"), ends(one.pipeline, "payout_requests"))
+
+
+def _until_committed(one: Audited, topic: str, group: str, wanted: list[int]) -> None:
+    def are_committed() -> bool:
+        one.supervise()
+        return committed(one.pipeline, topic, ALL, group) == wanted
+
+    until(f"{group} committed {wanted} of {topic}", are_committed)
 
 
 def test_a_groups_committed_offsets_are_deleted(audited: Audited) -> None:
@@ -97,7 +105,8 @@ def test_a_groups_committed_offsets_are_deleted(audited: Audited) -> None:
         wait_until_committed(audited, topic)
     wait_until_verified(audited)
     audited.assert_clean(len(payout_ids))
-    assert audited.exit_codes == []
+    # A publish that stays unconfirmed may end a worker (K5); a group's lost offsets may not.
+    assert set(audited.pipeline.exit_codes) <= {EXIT_CODE_UNCONFIRMED}
 
 
 def test_the_topic_of_requests_is_made_anew_under_running_workers(audited: Audited) -> None:
@@ -115,7 +124,9 @@ def test_the_topic_of_requests_is_made_anew_under_running_workers(audited: Audit
     audited.until_paid(second)
     wait_until_committed(audited, "payout_requests")
     wait_until_verified(audited)
-    assert set(audited.exit_codes) == {EXIT_CODE_TOPIC_MADE_ANEW}, audited.exit_codes
+    codes = audited.pipeline.exit_codes
+    assert EXIT_CODE_TOPIC_MADE_ANEW in codes, codes
+    assert set(codes) <= {EXIT_CODE_TOPIC_MADE_ANEW, EXIT_CODE_UNCONFIRMED}, codes  # the second by K5, at any time
     audited.assert_clean(len(first + second))
 
 
@@ -146,13 +157,13 @@ def test_the_topic_of_a_stage_is_made_anew_with_payouts_in_it(audited: Audited) 
     """K4, K8, P1, P2: what was on its way to `submit` is driven by the sweeper."""
     pipeline = audited.pipeline
     audited.start("first", "second", PAYOUTS_IN_FLIGHT_MAX="2")
-    pipeline.visa_faults({"operation": "push", "fault": "slow", "seconds": 0.5})
-    payout_ids = audited.send(60)
+    pipeline.visa_faults({"operation": "push", "fault": "slow", "seconds": CALL_SECONDS})
+    payout_ids = audited.send(80)
     waiting = "SELECT 1 FROM payouts WHERE state = 'CLEARED' AND announced_version >= announce_version"
     until("payouts wait in the topic", lambda: len(pipeline.fetch(waiting)) > 20)
     make_anew(pipeline, "payout_cleared")
     lost = pipeline.fetch("SELECT payout_id FROM payouts WHERE state = 'CLEARED'")
-    assert len(lost) > 20
+    assert len(lost) > 10  # two a second have left meanwhile
     pipeline.visa_faults()
     payout_ids += audited.send(20)
     audited.until_paid(payout_ids)

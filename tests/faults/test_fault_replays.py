@@ -16,7 +16,7 @@ from tests.faults.mixed_payouts import bring_to_their_ends, look, wait_until_rea
 from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import Pipeline, assert_paid_once, new_id, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 WRITTEN_BY_ANYBODY = tuple(TOPICS)
 SAME_IDS = int(os.environ.get("FAULTS_SAME_IDS", "20"))
@@ -57,6 +57,7 @@ def test_every_topic_is_replayed_from_its_beginning(ended: tuple[Pipeline, list[
 def test_every_record_of_every_topic_is_doubled(ended: tuple[Pipeline, list[str]]) -> None:
     """K3, P2, P4, P5: the same bytes under the same key and headers, once more, in our topics and in the others'."""
     pipeline, payout_ids = ended
+    pipeline.supervise()
     if not any(worker.process.is_running for worker in pipeline.workers):
         pipeline.worker("third").wait_until_assigned()
     before = look(pipeline, payout_ids)

@@ -30,11 +30,15 @@ from sandbox.servers.visa_stand_in import VisaStandIn
 from schemas.codec import Codec, PinnedResolver
 from schemas.sender_reference import sender_reference
 from schemas.topics import TOPICS, topic_name
+from streams.bootstrap import EXIT_CODE_UNCONFIRMED
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PARTITIONS = 3
 POLL_SECONDS = 0.05
 READY_SECONDS = 40.0
+# For one answer of a server on a machine that does other things meanwhile: what is waited for has a limit of its own.
+CONNECT_SECONDS = 25.0
+ANSWER_SECONDS = 30.0
 # The longest way without a kill: a query that lags, asked every few seconds, then the sweeper's next pass.
 END_SECONDS = 45.0
 ADDRESS = {"line1": "1 Main Street", "city": "Foster City", "state": "CA", "postal_code": "94404", "country": "US"}
@@ -43,6 +47,9 @@ ENDED = ("PAID", "REJECTED", "DENIED", "DECLINED", "EXPIRED", "FAILED", "CANCELL
 # Visa knows an acquirer's numbers for a day, whichever database they came from: each ledger here takes a block (S1).
 _number_blocks = itertools.count(1)
 NUMBER_BLOCK = 10_000_000
+
+# What a worker says last that ends itself by rule K5; a background task that died ends it with the same code.
+LAST_WORDS = ("not confirmed in time: ending the worker", "the producer's sender ended: ending the worker")
 
 Result = TypeVar("Result")
 
@@ -55,7 +62,7 @@ class Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="pipeline-tests", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, Result], seconds: float = 30.0) -> Result:
+    def run(self, work: Coroutine[Any, Any, Result], seconds: float = 60.0) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def close(self) -> None:
@@ -98,11 +105,35 @@ class Worker:
     process: ManagedProcess
     log_path: Path
     port_path: Path
+    wanted: bool = False
+    """Started, and ended by nobody here."""
+    own_ends: list[int] = field(default_factory=list)
+    """The codes that it ended itself with and was started again after."""
 
     def start(self) -> Worker:
         self.port_path.unlink(missing_ok=True)
         self.process.start()
+        self.wanted = True
         return self
+
+    def revive(self, *also: int) -> None:
+        """As a supervisor does: start it again if it ended itself for something unconfirmed, which it may (rule K5).
+
+        Any other end of its own fails the test, but for the exit codes `also`.
+        """
+        if not self.wanted or self.process.is_running:
+            return
+        code, said = self.process.exit_code, self.process.log_tail()
+        by_k5 = code == EXIT_CODE_UNCONFIRMED and any(words in said for words in LAST_WORDS)
+        assert by_k5 or code in also, f"{self.process.name} ended itself with {code}.{said}"
+        self.own_ends.append(code or 0)
+        self.start()
+
+    def ended_itself(self, seconds: float) -> int | None:
+        """The exit code of one that is to end itself; nobody starts it again."""
+        self.wanted = False
+        assert self.process.wait(seconds), f"{self.process.name} did not end itself.{self.process.log_tail()}"
+        return self.process.exit_code
 
     def wait_until_assigned(self) -> Worker:
         """Ready means: it has partitions. Before that nothing is consumed."""
@@ -114,25 +145,41 @@ class Worker:
         return dict(until("its health page", self.health))
 
     def health(self) -> dict[str, Any]:
-        """Its detailed health page; empty when it does not answer."""
+        """Its detailed health page; empty when it does not answer. One that ended itself is started again."""
+        self.revive()
+        answer = self.get("/health/detailed", 3.0)
+        return {} if answer is None else dict(answer.json())
+
+    def get(self, path: str, seconds: float = ANSWER_SECONDS) -> httpx.Response | None:
+        """One of its pages; None when it does not answer."""
         if not self.port_path.exists():
-            return {}
+            return None
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}/health/detailed", timeout=3.0)
+            return httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}{path}", timeout=seconds)
         except (httpx.HTTPError, httpx.InvalidURL):
-            return {}
-        return dict(answer.json())
+            return None
+
+    def answer(self, path: str) -> httpx.Response:
+        """The same, however long it takes. One that ended itself is started again."""
+
+        def asked() -> httpx.Response | None:
+            self.revive()
+            return self.get(path)
+
+        return until(f"its {path}", asked)
 
     def lives(self) -> bool:
         """What a supervisor sees: whether `/health` says that the process lives."""
-        page = httpx.get(f"http://127.0.0.1:{self.port_path.read_text()}/health", timeout=10.0)
+        page = self.answer("/health")
         return page.status_code == 200 and page.json()["status"] == "alive"
 
     def kill(self) -> None:
+        self.wanted = False
         self.process.kill()
 
     def terminate(self) -> int | None:
         """SIGTERM, then its exit code; a worker that must be killed after 20 s fails the test."""
+        self.wanted = False
         self.process.stop(20.0)
         return self.process.exit_code
 
@@ -206,8 +253,7 @@ class Pipeline:
     ) -> Worker:
         """Start a worker process; `module` names another launcher than the product's."""
         command = [sys.executable, "-m", module]
-        if module == "ops":
-            command += ["worker", *(("--agents", ",".join(agents)) if agents else ())]
+        command += [*(("worker",) if module == "ops" else ()), *(("--agents", ",".join(agents)) if agents else ())]
         log_path = self.directory / f"{name}.log"
         process = ManagedProcess(
             f"worker {name}",
@@ -219,6 +265,16 @@ class Pipeline:
         worker = Worker(process, log_path, self.directory / f"{name}.port")
         self.workers.append(worker)
         return worker.start()
+
+    def supervise(self, *also: int) -> None:
+        """Start again every worker that ended itself as rule K5 has it; one that ended otherwise fails the test."""
+        for worker in self.workers:
+            worker.revive(*also)
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """Those of workers that ended themselves and were started again."""
+        return [code for worker in self.workers for code in worker.own_ends]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -347,15 +403,15 @@ class Pipeline:
             }
         )
         with contextlib.closing(consumer):
-            partitions = consumer.list_topics(name, 10).topics[name].partitions
+            partitions = consumer.list_topics(name, ANSWER_SECONDS).topics[name].partitions
             wanted: dict[int, int] = {}
             for number in partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), 10)
+                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), ANSWER_SECONDS)
                 if high > low:
                     wanted[number] = high
             consumer.assign([TopicPartition(name, number, 0) for number in wanted])
             seen: list[Seen] = []
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + ANSWER_SECONDS
             while wanted:
                 assert time.monotonic() < deadline, f"{name} could not be read to its end"
                 for message in consumer.consume(500, 0.2):
@@ -377,7 +433,8 @@ class Pipeline:
     def committed_places(self, topic: str, partitions: Iterable[int], group: str = "payouts") -> list[TopicPartition]:
         """What the group has committed, with the text beside it."""
         with self.outsider(group) as consumer:
-            return consumer.committed([TopicPartition(topic_name(topic, self.prefix), each) for each in partitions], 10)
+            places = [TopicPartition(topic_name(topic, self.prefix), each) for each in partitions]
+            return consumer.committed(places, ANSWER_SECONDS)
 
     def commit(self, places: list[TopicPartition], group: str = "payouts") -> None:
         """Commit for a group that has no members."""
@@ -392,7 +449,7 @@ class Pipeline:
 
     def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
         async def work() -> list[dict[str, Any]]:
-            connection = await asyncpg.connect(self.database_url, timeout=5)
+            connection = await asyncpg.connect(self.database_url, timeout=CONNECT_SECONDS)
             try:
                 return [dict(row) for row in await connection.fetch(statement, *arguments)]
             finally:
@@ -415,6 +472,7 @@ class Pipeline:
         """The row once its columns are as wanted and everything it says is confirmed by the broker."""
 
         def check() -> dict[str, Any] | None:
+            self.supervise()
             row = self.row(payout_id)
             is_so = bool(row) and all(row[name] == value for name, value in wanted.items())
             return row if is_so and row["announced_version"] >= row["announce_version"] else None
@@ -430,6 +488,7 @@ class Pipeline:
         """Every one of them in one state, announced."""
 
         def open_rows() -> dict[str, int]:
+            self.supervise()
             rows = self.fetch(
                 "SELECT CASE WHEN announced_version < announce_version THEN state || ', unannounced' ELSE state END "
                 "AS stands, count(*) AS rows FROM payouts WHERE payout_id = ANY($1) GROUP BY 1",
@@ -448,7 +507,8 @@ class Pipeline:
 
     def visa_faults(self, *rules: Mapping[str, Any]) -> None:
         """Replace the fault plan."""
-        answer = httpx.put(f"{self.visa.admin_url}/sandbox/faults", json={"seed": 1, "rules": list(rules)})
+        plan = {"seed": 1, "rules": list(rules)}
+        answer = httpx.put(f"{self.visa.admin_url}/sandbox/faults", json=plan, timeout=ANSWER_SECONDS)
         assert answer.status_code == httpx.codes.OK, answer.text
 
     def visa_entries(self, payout_id: str) -> list[dict[str, Any]]:
@@ -477,7 +537,7 @@ class Pipeline:
         query: dict[str, str | int] = {"limit": 5000}
         if payout_id is not None:
             query["sender_reference"] = sender_reference(payout_id)
-        answer = httpx.get(f"{self.visa.admin_url}/sandbox/{path}", params=query).json()
+        answer = httpx.get(f"{self.visa.admin_url}/sandbox/{path}", params=query, timeout=ANSWER_SECONDS).json()
         assert not answer["has_more"], "more than one page: the test must read on"
         return list(answer[table])
 
@@ -503,6 +563,12 @@ def in_order(wanted: Sequence[str], found: Iterable[str]) -> bool:
     """Whether `wanted` is a subsequence of `found`."""
     rest = iter(found)
     return all(name in rest for name in wanted)
+
+
+def one_event(records: Sequence[Seen]) -> Seen:
+    """The only event among these records; the same one may have been said more than once (rule K3)."""
+    assert len({(record.event_id, record.value) for record in records}) == 1, records
+    return records[0]
 
 
 def assert_paid_once(pipeline: Pipeline, payout_ids: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ import pytest
 from processors.sealing import EnvelopeOpener
 from schemas.codec import RECORD_LIMIT_BYTES
 from schemas.topics import TOPICS
-from tests.integration.pipeline.pipeline_harness import Pipeline, Seen, internal_funding, new_id, until
+from tests.integration.pipeline.pipeline_harness import Pipeline, Seen, internal_funding, new_id, one_event, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 CARD_NUMBER = "4957030420210462"  # published by Visa for its sandbox; nobody's
 TABLES = ("payouts", "history", "receipts", "card_pulls", "intake", "modes", "verified_offsets")
@@ -42,7 +42,8 @@ def test_bad_records_are_set_aside_and_the_partition_goes_on(running: Pipeline) 
     running.wait_row(good, state="PAID")
     running.wait_row(unkeyed["payout_id"], state="PAID")
     assert running.row(request["payout_id"]) == {}
-    letters = {letter.key: letter for letter in running.events("payout_dead_letters")}
+    found_letters = until("their letters", lambda: _letters_for(running, list(places.values())))
+    letters = {letter.key: letter for letter in found_letters}
     opener = _opener(running)
     for name, (partition, offset) in places.items():
         key, value = bad[name]
@@ -61,8 +62,7 @@ def test_a_tombstone_is_set_aside_and_its_letter_opens(running: Pipeline) -> Non
     good = new_id()
     running.send(running.request(good), partition=1)
     running.wait_row(good, state="PAID")
-    letters = {letter.key: letter for letter in running.events("payout_dead_letters")}
-    letter = letters[f"{running.prefix}payout_requests-{partition}-{offset}".encode()]
+    letter = until("its letter", lambda: _letters_for(running, [(partition, offset)]))[0]
     assert letter.headers["reason_code"] == b"NO_MAGIC_BYTE"
     _assert_faithful(letter, _opener(running), b"some-key", b"")
 
@@ -87,13 +87,13 @@ def test_the_same_id_with_other_content_is_refused_and_touches_nothing(running: 
     before = running.wait_row(payout_id, state="PAID")
     partition, offset = running.send(running.request(payout_id, amount_minor=2000))
 
-    [refused] = until("the refusal", lambda: running.events_of("payout_refusals", payout_id))
+    refused = one_event(until("the refusal", lambda: running.events_of("payout_refusals", payout_id)))
     record = running.decode("RequestRefused", refused.value)
     assert (record["source_partition"], record["source_offset"]) == (partition, offset)
     assert record["reason_code"] == "DUPLICATE_WITH_OTHER_CONTENT"
     assert running.row(payout_id) == before
     assert running.events_of("payout_failed_requires_compensation", payout_id) == []
-    assert len(running.events_of("payout_results", payout_id)) == 1
+    assert one_event(running.events_of("payout_results", payout_id))
     assert [entry["amount"] for entry in running.approved(payout_id)] == ["10.00"]
 
 
@@ -112,7 +112,7 @@ def test_a_repeat_is_answered_again_with_the_same_event(running: Pipeline) -> No
         return found if len(found) > 1 else []
 
     results = until("the second answer", two)
-    assert len({(event.event_id, event.value) for event in results}) == 1
+    assert one_event(results)
     assert running.row(payout_id) == before
     assert len(running.approved(payout_id)) == 1
 
@@ -151,7 +151,7 @@ def test_a_card_number_in_clear_is_rejected_and_found_nowhere(running: Pipeline)
 def _letters_for(pipeline: Pipeline, places: list[tuple[int, int]]) -> list[Seen]:
     keys = {f"{pipeline.prefix}payout_requests-{partition}-{offset}".encode() for partition, offset in places}
     found = [letter for letter in pipeline.events("payout_dead_letters") if letter.key in keys]
-    return found if len(found) == len(keys) else []
+    return found if {letter.key for letter in found} == keys else []
 
 
 def _assert_nowhere(pipeline: Pipeline, number: str) -> None:

@@ -8,7 +8,7 @@ from sandbox.servers.postgres import PostgresServer
 from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import assert_paid_once, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 PAYOUTS = 40
 
@@ -23,13 +23,13 @@ def test_a_database_crash_in_the_middle(own_postgres: PostgresServer, make_pipel
     own_postgres.kill()
     try:
         late = pipeline.send_many(pipeline.request() for _ in range(5))  # whose first step needs the database
-        until("the pause", lambda: "database" in worker.health().get("paused_for", ()), 15)
+        until("the pause", lambda: "database" in worker.health().get("paused_for", ()))
     finally:
         own_postgres.restart()
     pipeline.visa_faults()
     pipeline.wait_all(payout_ids + late)
     assert_paid_once(pipeline, payout_ids + late)
-    assert worker.process.is_running, "a database that is away ends no worker"
+    pipeline.supervise()  # a database that is away ends no worker; only K5's publish that stays unconfirmed may
     assert pipeline.events("payout_dead_letters") == []
     for worker in pipeline.workers:
         worker.kill()

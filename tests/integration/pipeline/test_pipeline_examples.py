@@ -19,11 +19,11 @@ from sandbox.servers.registry import ApicurioRegistry
 from schemas import catalog
 from schemas.registry import push_schemas
 from tests.integration.pipeline.conftest import MakePipeline
-from tests.integration.pipeline.pipeline_harness import REPOSITORY, Pipeline, new_id, until
+from tests.integration.pipeline.pipeline_harness import REPOSITORY, Pipeline, new_id, one_event, until
 from tests.node_projects import EXAMPLES as NODE_EXAMPLES
 from tests.node_projects import INSTALL_SECONDS, installed
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 SCRIPT_SECONDS = 40.0
 SCRIPTS = ("produce_request.py", "consume_results.py", "consume_compensations.py")
@@ -155,7 +155,7 @@ def test_a_stranger_is_paid_and_told(registered: Pipeline) -> None:
 
     row = registered.wait_row(declined, compensation="COMPENSATED")
     assert row["compensation_reference"] == f"released-debit-of-{declined}"
-    assert len(registered.events_of("payout_compensation_results", declined)) == 1
+    assert one_event(registered.events_of("payout_compensation_results", declined))
     assert registered.approved_counts([paid, declined]) == {paid: 1, declined: 0}
 
 
@@ -208,8 +208,8 @@ def test_a_stranger_in_node_is_paid_and_told(registered: Pipeline) -> None:
     assert registered.approved_counts([*paid_ids, declined[1]]) == dict.fromkeys(paid_ids, 1) | {declined[1]: 0}
 
     name = "{topic}-{partition}-{offset}".format(**places[4])
-    [letter] = until("the dead letter", lambda: registered.events_of("payout_dead_letters", name))
-    assert letter.headers["reason_code"] == b"NO_MAGIC_BYTE"
+    letters = until("the dead letter", lambda: registered.events_of("payout_dead_letters", name))
+    assert {letter.headers["reason_code"] for letter in letters} == {b"NO_MAGIC_BYTE"}
 
 
 def _counted(pipeline: Pipeline, topic: str, command: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from tests.integration.pipeline.conftest import MakePipeline
 from tests.integration.pipeline.pipeline_harness import Pipeline, Worker, assert_paid_once, new_id
 from tests.integration.pipeline.test_pipeline_dropped_publish import FOR_REVIEW
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.pipeline.pipeline_harness import Pipeline, assert_paid_once
+from tests.integration.pipeline.pipeline_harness import Pipeline, assert_paid_once, one_event
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 NUMBERED = ("attributes", "validation", "push")
 """What carries STAN and RRN."""
@@ -48,7 +48,7 @@ def test_b3_what_may_be_paid_is_asked_first(running: Pipeline) -> None:
     assert reasons == ["CARD_NOT_ELIGIBLE", "SLIPPAGE_EXCEEDED"]
     assert [running.visa_entries(payout_id) for payout_id in refused] == [[], []], "nothing was tried"
     for payout_id in refused:
-        (demand,) = running.events_of("payout_failed_requires_compensation", payout_id)
+        demand = one_event(running.events_of("payout_failed_requires_compensation", payout_id))
         assert running.decode("PayoutFailedRequiresCompensation", demand.value)["executor"] == "ORIGINATOR"
     by_alias, by_number = (running.approved(ids[name])[0]["recipient_fingerprint"] for name in ("alias", "same card"))
     assert by_alias == by_number, "the alias was paid to its card"

@@ -8,10 +8,10 @@ import pytest
 
 from schemas.topics import topic_name
 from schemas.trace_context import parse_traceparent
-from tests.integration.pipeline.pipeline_harness import Pipeline, new_id, until
+from tests.integration.pipeline.pipeline_harness import Pipeline, new_id, one_event, until
 from tests.integration.pipeline.span_collector import SpanCollector, paths
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 ROOT = "process payout_requests"
 VALIDATED = f"{ROOT} > send payout_validated > process payout_validated"
@@ -42,11 +42,11 @@ def test_s3_37_a_payout_is_one_tree_with_every_hop_and_call(running: Pipeline, c
 
     until("every span, as one tree", whole)
     spans = collector.trace(caller.trace_id)
-    (result,) = running.events_of("payout_results", payout_id)
-    named = parse_traceparent(result.headers["traceparent"].decode())
-    assert named is not None
-    assert (named.trace_id, named.sampled) == (caller.trace_id, True)
+    results = running.events_of("payout_results", payout_id)
+    assert one_event(results)
+    named = [parse_traceparent(result.headers["traceparent"].decode()) for result in results]
+    assert {(one.trace_id, one.sampled) for one in named if one is not None} == {(caller.trace_id, True)}
     sent = next(span for span in spans if span.name == "send payout_results")
-    assert sent.span_id == named.span_id
+    assert sent.span_id in {one.span_id for one in named if one is not None}
     assert topic_name("payout_results", running.prefix) in sent.attributes
     assert "Rosalind" not in str(spans)
