@@ -54,8 +54,6 @@ WAIT_SECONDS_MAX = 75.0
 """The slowest sample needs about 20 s with the test profile's times; past this something is wrong."""
 POLL_SECONDS = 0.2
 LOST_REPLY = "reply-lost-after-effect"
-SETTLE_SECONDS = 1.5
-"""After everything has ended: the last marks and publishes are on their way."""
 STUCK_AFTER_SECONDS = 60.0
 INITIATING_PARTY_ID = "1002"
 """Ours at the stand-in's account and wallet rail."""
@@ -217,7 +215,6 @@ class DemoRun:
                 _progress(f"{len(self._samples) - len(open_samples)} of {len(self._samples)} ended where they must")
                 if not open_samples:
                     break
-            time.sleep(SETTLE_SECONDS)
         finally:
             consumer.close()
 
@@ -412,6 +409,8 @@ def _problems(expect: Expectation, outcome: Outcome) -> list[str]:
         wrong.append("it did not come back" if expect.returned else "it came back")
     if row["attempts"] < expect.attempts_min:
         wrong.append(f"{row['attempts']} attempts")
+    if row["announced_version"] < row["announce_version"]:
+        wrong.append("not announced")
     return wrong
 
 

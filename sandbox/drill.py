@@ -46,7 +46,7 @@ from sandbox.auditor.evidence import (
 from sandbox.auditor.leak import ScanFailed
 from sandbox.auditor.verdict import FaultCounts, Verdict
 from sandbox.drill_people import Found, TwoPeople, known
-from sandbox.faults.aim import LedgerAway, LedgerWatch
+from sandbox.faults.aim import PATIENT_CONNECT_SECONDS, LedgerAway, LedgerWatch
 from sandbox.faults.fleet import Fleet
 from sandbox.faults.load import INITIATING_PARTY_ID, Load, LoadFailed, PlannedPayout, plan_payout, planted_cards
 from sandbox.faults.people import People
@@ -536,7 +536,7 @@ class Drill:
             "PAYOUTS_LOG_LEVEL": "WARNING",
         }
         self._environment = worker_environment(shared, self._directory)
-        self._watch = LedgerWatch(self._servers.database_url)
+        self._watch = LedgerWatch(self._servers.database_url, connect_seconds=PATIENT_CONNECT_SECONDS)
         self._closing.callback(self._watch.close)
 
     def _start_workers(self) -> None:

@@ -2,9 +2,9 @@
 
     python -m sandbox.rotation --payouts 5000
 
-Real Kafka, PostgreSQL, TLS and message encryption; the stand-in takes some seconds over each push. All payouts are
-validated and screened first, so that calls leave as fast as they may: what is in flight then is bounded by
-VISA_CALLS_MAX and not by the stages before. Meanwhile, in every worker:
+Real Kafka, PostgreSQL, TLS and message encryption; the stand-in takes some seconds over each push, until the last
+exchange is over. All payouts are validated and screened first, so that calls leave as fast as they may: what is in
+flight then is bounded by VISA_CALLS_MAX and not by the stages before. Meanwhile, in every worker:
 
     certificate by signal         another client certificate under the same names, SIGHUP
     certificate back by order     `payouts certs rollback`
@@ -44,7 +44,7 @@ from sandbox.auditor.audit import audit
 from sandbox.auditor.evidence import EvidenceIncomplete, JournalUnreadable
 from sandbox.auditor.leak import ScanFailed
 from sandbox.auditor.verdict import Verdict
-from sandbox.faults.aim import LedgerAway, LedgerWatch
+from sandbox.faults.aim import PATIENT_CONNECT_SECONDS, LedgerAway, LedgerWatch
 from sandbox.faults.fleet import Fleet, FleetWorker
 from sandbox.faults.load import CARDS_APPROVED, Load, LoadFailed, PlannedPayout, planted_cards
 from sandbox.servers.kafka import KafkaCluster
@@ -293,13 +293,11 @@ class InFlight(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        """Until stopped; a question that fails leaves a gap, and a gap counts as nothing in flight."""
+        """Until stopped; a question that fails says nothing. If all fail, that counts as nothing in flight."""
         while not self._stopping.wait(SAMPLE_SECONDS):
             at = time.monotonic()
-            try:
+            with contextlib.suppress(ServerError):
                 self.samples.append((at, int(self._visa.admin("GET", "/sandbox/health")["in_flight"])))
-            except ServerError:
-                self.samples.append((at, 0))
 
 
 class Rotation:
@@ -336,13 +334,15 @@ class Rotation:
         begun = time.monotonic()
         try:
             self._prepare()
-            with contextlib.closing(LedgerWatch(self._servers.database_url)) as self._watch:
+            watch = LedgerWatch(self._servers.database_url, connect_seconds=PATIENT_CONNECT_SECONDS)
+            with contextlib.closing(watch) as self._watch:
                 self._clear_everything()
                 workers = self._start_paying()
                 self._in_flight.start()
                 for name in self._options.swaps or ALL_SWAPS:
                     self._swap(name, workers)
                 self._files.forget_old_key()
+                self._end_latency()
                 self._wait("every payout PAID", PAID_SECONDS, partial(self._count, ENDED))
                 self._stop(workers)
                 self._look_at_rows()
@@ -357,6 +357,11 @@ class Rotation:
         self._servers.visa.admin("PUT", "/sandbox/knobs", {"latency_seconds": self._options.latency_seconds})
         topics = ("topics", "ensure", "--replication-factor", "1", "--partitions", str(PARTITIONS))
         in_parallel([partial(_run, self._environment, words) for words in (topics, ("ledger", "migrate"))])
+
+    def _end_latency(self) -> None:
+        """It was for the swaps: what is in flight is answered now, and what follows at once."""
+        ahead = {"latency_seconds": 0, "clock_ahead_seconds": self._options.latency_seconds}
+        self._servers.visa.admin("PUT", "/sandbox/knobs", ahead)
 
     def _clear_everything(self) -> None:
         """All requests sent, validated and screened, by a worker that calls nobody."""

@@ -82,7 +82,7 @@ def worker_process(environment: Mapping[str, str], directory: Path, name: str = 
 
 def save_metrics(port: int, file: Path) -> None:
     """Keep the worker's metrics page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
         file.write_bytes(page.read())
 
 

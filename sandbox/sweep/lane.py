@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it is exported
 
 from sandbox.auditor.evidence import append_accepted
-from sandbox.faults.aim import LedgerWatch
+from sandbox.faults.aim import PATIENT_CONNECT_SECONDS, LedgerWatch
 from sandbox.faults.load import FundingDesk, PlannedPayout, RequestMaker
 from sandbox.servers.processes import LOOPBACK, ServerError
 from sandbox.sweep.book import StandInBook
@@ -39,7 +39,7 @@ POLL_SECONDS: Final = 0.1
 LOOK_SECONDS: Final = 0.3
 """Between two looks at everything."""
 SERVED_SECONDS_MAX: Final = 30.0
-ASK_SECONDS: Final = 10.0
+ASK_SECONDS: Final = 30.0
 PAGE_SECONDS: Final = 3.0
 SET_ASIDE: Final = ("payout_dead_letters", "payout_refusals")
 ROW: Final = """
@@ -101,7 +101,7 @@ class Lane:
         directory.mkdir(parents=True)
         self._create_topics()
         self.database_url = servers.create_database(name.replace("-", "_"))
-        self._watch = LedgerWatch(self.database_url)
+        self._watch = LedgerWatch(self.database_url, connect_seconds=PATIENT_CONNECT_SECONDS)
         self._watch.fetch(f"ALTER SEQUENCE payout_identity_numbers RESTART WITH {number_block}")
         self._producer = Producer({"bootstrap.servers": servers.bootstrap_servers, "acks": "all", "log_level": 0})
         self._consumer = self._follower(f"{self.prefix}payouts")

@@ -41,7 +41,7 @@ from streams.pump import Pump
 from streams.settings import load_settings
 from streams.visa_calls import VisaCalls
 
-COMMITTED_SURELY_SECONDS: Final = 4 * kafka_app.COMMIT_INTERVAL_SECONDS
+COMMIT_POLL_SECONDS: Final = 0.1
 
 _CALL: ContextVar[str] = ContextVar("_CALL", default="")
 """Which call to Visa the task is in."""
@@ -252,15 +252,24 @@ def _mark_before_publishing() -> None:
 def _acknowledge_before_working() -> None:
     """Acknowledge and commit the offset, then begin (against K1); nobody drives in what is missing then (K9)."""
     handle = Pump._work
+    confirmed = kafka_app.Offsets.confirmed
+    committed: dict[Slot, int] = {}
+
+    def noted(self: kafka_app.Offsets, offsets: Mapping[Slot, int]) -> None:
+        confirmed(self, offsets)
+        committed.update(offsets)
 
     async def acknowledged_first(self: Pump, event: Any, window: Any) -> None:
-        for done in window.finish(event.message.offset):
+        message = event.message
+        for done in window.finish(message.offset):
             self._acknowledge(done, window)
-        await asyncio.sleep(COMMITTED_SURELY_SECONDS)
+        while committed.get((message.topic, message.partition), 0) <= message.offset:  # noqa: ASYNC110 - of Faust
+            await asyncio.sleep(COMMIT_POLL_SECONDS)
         await handle(self, event, window)
 
     async def left_out(self: Follower, slot: Slot, suspects: Sequence[InboundPosition]) -> None:
         """The follower would save the payout, as it should."""
 
+    kafka_app.Offsets.confirmed = noted  # type: ignore[method-assign]
     Pump._work = acknowledged_first  # type: ignore[method-assign]
     Follower._drive_in = left_out  # type: ignore[method-assign]

@@ -49,6 +49,8 @@ NAMES_MAX: Final = 160
 NUMBER_BLOCK: Final = 10_000_000
 """A lane's own numbers at Visa (S1)."""
 STUCK_AFTER_SECONDS: Final = 60.0
+REFERENCE_SECONDS: Final = 90.0
+"""For a life without a kill, whatever a point's payout is given: it must come to its end, or nothing is shown."""
 LANE_FAILURES: Final = (ServerError, KafkaException, LedgerAway, EvidenceIncomplete, LoadFailed, OSError)
 """What may go wrong around a payout: its point has failed, and another lane takes the next one."""
 
@@ -327,7 +329,8 @@ class Sweep:
         passage: Passage | None = None
         try:
             payout_id, number = self._next_payout(job.life.name)
-            passage = lane.carry(job.life, number, payout_id, job.point, self._options.end_seconds)
+            end_seconds = max(self._options.end_seconds, REFERENCE_SECONDS if job.point is None else 0.0)
+            passage = lane.carry(job.life, number, payout_id, job.point, end_seconds)
         finally:
             if passage is None or passage.problems:
                 lane.close()

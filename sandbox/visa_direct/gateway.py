@@ -1,6 +1,5 @@
 """What every operation goes through: Basic, message level encryption, error shapes, the attempt log and faults."""
 
-import asyncio
 import base64
 import hmac
 import json
@@ -16,6 +15,7 @@ from sandbox.visa_direct.credentials import SandboxCredentials
 from sandbox.visa_direct.encryption import MessageEncryption, MlePairs
 from sandbox.visa_direct.faults import FaultEngine, Hit, Operation
 from sandbox.visa_direct.keyring import Keyring
+from sandbox.visa_direct.knobs import Knobs
 from sandbox.visa_direct.refusal import (
     BAD_CREDENTIALS,
     CREDENTIALS_MISSING,
@@ -84,22 +84,22 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        clock: Callable[[], float],
+        knobs: Knobs,
         credentials: SandboxCredentials,
         keyring: Keyring,
         store: Store,
         faults: FaultEngine,
     ) -> None:
-        self._clock = clock
+        self._knobs = knobs
         self._keyring = keyring
-        self._encryption = MessageEncryption(keyring.pairs, clock, settings.mle_error_code)
+        self._encryption = MessageEncryption(keyring.pairs, knobs.clock, settings.mle_error_code)
         self._store = store
         self._faults = faults
         words = f"{credentials.user_id}:{credentials.password}".encode()
         self._authorization = b"Basic " + base64.b64encode(words)
 
     def now_ms(self) -> int:
-        return int(self._clock() * 1000)
+        return int(self._knobs.clock() * 1000)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -170,7 +170,7 @@ class Gateway:
 
     async def delay(self, call: Call, latency_seconds: float = 0.0) -> None:
         """Wait for the usual latency, and as long as the fault that fired says."""
-        await asyncio.sleep(latency_seconds + (call.hit.delay_seconds if call.hit is not None else 0.0))
+        await self._knobs.wait(latency_seconds + (call.hit.delay_seconds if call.hit is not None else 0.0))
 
     def _draw(self, call: Call, *, on_arrival: bool = False) -> Hit | None:
         call.hit = self._faults.draw(

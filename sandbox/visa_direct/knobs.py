@@ -1,5 +1,7 @@
 """What can be turned while the stand-in runs, for a suite that has no hand on its process."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
@@ -44,11 +46,14 @@ class Knobs:
             accounts_pace_seconds=settings.accounts_pace_seconds,
         )
         self._clock: Callable[[], float] = settings.clock
+        self._turned = asyncio.Event()
         self.now = self._started_with
 
     def turn(self, change: dict[str, object]) -> None:
         """Replace the values named. Raises pydantic.ValidationError, and changes nothing."""
         self.now = Turned.model_validate(self.now.model_dump() | change)
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     def reset(self) -> None:
         """As at the start."""
@@ -57,3 +62,11 @@ class Knobs:
     def clock(self) -> float:
         """Seconds since the epoch, as this stand-in sees it."""
         return self._clock() + self.now.clock_ahead_seconds
+
+    async def wait(self, seconds: float) -> None:
+        """So many seconds; over at once when the clock is turned past them, so that nobody has to sit out a delay."""
+        loop = asyncio.get_running_loop()
+        over, over_by_clock = loop.time() + seconds, self.clock() + seconds
+        while (left := over - loop.time()) > 0 and self.clock() < over_by_clock:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._turned.wait(), left)

@@ -362,8 +362,7 @@ class VisaDirect:
         logged = call.row(http_status)
         clock = self._knobs.clock
         try:
-            if delay_seconds > 0:
-                await asyncio.sleep(delay_seconds)
+            await self._knobs.wait(delay_seconds)
             return await self._store.write(
                 lambda connection: take_effect(connection, draft, int(clock() * 1000), logged)
             )

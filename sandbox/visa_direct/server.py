@@ -63,7 +63,7 @@ async def running(settings: Settings) -> AsyncIterator[Endpoint]:
         faults.load()
         keyring = _keyring(credentials)
         knobs = Knobs(settings)
-        gateway = Gateway(settings, knobs.clock, credentials, keyring, store, faults)
+        gateway = Gateway(settings, knobs, credentials, keyring, store, faults)
         key = credentials.fingerprint_key
         visa = VisaDirect(settings, knobs, gateway, store, faults, key)
         stack.push_async_callback(visa.stop)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
 KAFKAS_NOTHING = "-"
 PARTITIONS = 3
 
@@ -225,8 +227,13 @@ def test_on_a_moving_group_ours_lie_between_two_of_kafkas(kafka_server: KafkaClu
     between two of theirs, lie between them; the lag is the difference of our two.
     """
     topic = f"{live.prefix}payout_requests"
+
+    def every_partition_has_a_commit() -> bool:
+        result = live.run("lag", "--output", "json")  # until its first commit there is no such group
+        return result.exit_code == 0 and len(as_we_show_it(json.loads(result.stdout))) == PARTITIONS
+
     with MovingGroup(live, topic) as group:
-        until("every partition has a commit", lambda: len(as_we_show_it(live.data("lag"))) == PARTITIONS)
+        until("every partition has a commit", every_partition_has_a_commit)
         before = as_kafka_shows_it(kafka_server, live.settings.group)
         values = live.data("lag")
         after = as_kafka_shows_it(kafka_server, live.settings.group)
@@ -380,13 +387,19 @@ class Scraped:
 
 def scraped(url: str) -> Scraped:
     """The page, read as Prometheus does."""
-    answer = httpx.get(url)
+    answer = httpx.get(url, timeout=ANSWER_SECONDS)
     assert answer.status_code == 200
     found = Scraped()
     for family in text_string_to_metric_families(answer.text):
         found.types[family.name] = family.type
         for sample in family.samples:
             found.samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def scraped_while(url: str, up: bool) -> Scraped:
+    """The first page from a time when Kafka answers, or does not: one look may fail on a busy machine."""
+    found: Scraped = until(f"Kafka answers: {up}", lambda: page if (page := scraped(url)).up == up else None)
     return found
 
 
@@ -403,8 +416,7 @@ def test_the_exporter_shows_what_the_command_shows_and_nothing_while_the_broker_
         url = exporter.stderr.readline().decode().split()[-1]
         assert url.startswith("http://127.0.0.1:")
         health = url.replace("/metrics", "/health")
-        until("a first look", lambda: scraped(url).up)
-        page = scraped(url)
+        page = scraped_while(url, up=True)
         lag = {(dict(key)["topic"], int(dict(key)["partition"])): value for key, value in
                page.samples["kafka_consumergroup_group_lag"].items()}  # fmt: skip
         assert lag == {(topic, 0): 3, (topic, 1): 0}
@@ -412,23 +424,29 @@ def test_the_exporter_shows_what_the_command_shows_and_nothing_while_the_broker_
         ours = {name for name in page.types if name.startswith(("kafka_", "payouts_"))}
         assert {page.types[name] for name in ours} == {"gauge"}
         assert not {name for name in ours if name.endswith("_total")}, "a gauge is no counter"
-        assert httpx.get(health).json()["kafka_answers"] is True
-        assert httpx.post(url, content=b"x" * 100_000).status_code == 405
+        until("Kafka answers", lambda: httpx.get(health, timeout=ANSWER_SECONDS).json()["kafka_answers"] is True)
+        assert httpx.post(url, content=b"x" * 100_000, timeout=ANSWER_SECONDS).status_code == 405
 
         kafka_server.kill()
         try:
-            until("the exporter notices", lambda: not scraped(url).up)
-            page = scraped(url)
+            page = scraped_while(url, up=False)
             assert not {name for name in page.samples if "consumergroup" in name or "partition" in name}
-            assert httpx.get(health).status_code == 200, "the broker's end is not the exporter's"
+            assert httpx.get(health, timeout=ANSWER_SECONDS).status_code == 200, (
+                "the broker's end is not the exporter's"
+            )
         finally:
             kafka_server.restart()
-        until("the exporter recovers", lambda: scraped(url).up)
-        assert scraped(url).samples["kafka_consumergroup_group_sum_lag"] == {
-            (("cluster_name", "eu-1"), ("group", live.settings.group)): 3
-        }
+        before = {(("cluster_name", "eu-1"), ("group", live.settings.group)): 3}
+        # A broker that has just come up may answer before it has read what was committed.
+        until(
+            "the exporter shows the same again",
+            lambda: scraped(url).samples.get("kafka_consumergroup_group_sum_lag") == before,
+        )
         exporter.send_signal(signal.SIGTERM)
         assert exporter.wait(WAIT_SECONDS) == 0
         said = exporter.stderr.read().decode()
-    assert said.count("no lag to show") == 1, "once, not at every look"
-    assert said.count("is shown") == 2
+    told = [line.endswith("is shown") for line in said.splitlines() if "no lag to show" in line or "is shown" in line]
+    # Told when it changes, not at every look. One more look that fails on a busy machine is two more changes.
+    assert all(one is not following for one, following in pairwise(told)), said
+    assert told.count(False) >= 1, said
+    assert told.count(True) >= 2, said

@@ -30,7 +30,7 @@ from ops.exit_codes import ExitCode
 from ops.main import app
 from processors.payout.row import LEDGER_RESTORED, FundingKind, PayoutState
 from sandbox.servers.postgres import PostgresServer
-from tests.contract.ledger.ledger_harness import begun, committed, identity, inserted, step
+from tests.contract.ledger.ledger_harness import begun, committed, identity, inserted, sealed, step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,7 +96,7 @@ async def filled(url: str) -> None:
             await committed(ledger, step(row, state=PayoutState.PAID))
         await inserted(ledger, 4)
         await inserted(ledger, 5, currency="JPY", amount_minor=1000)
-        assert await ledger.seals.seal(500) == 11
+        await sealed(ledger, 11)
         await ledger.seals.published_up_to(8)
         await inserted(ledger, 6)  # not sealed
 

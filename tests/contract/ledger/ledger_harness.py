@@ -128,6 +128,17 @@ async def begun(
     return row
 
 
+async def sealed(ledger: PostgresLedger, lines: int) -> None:
+    """Seal so many lines of the history, and no more: other transactions of the server may hold some back."""
+    left = lines
+    for _ in range(400):
+        left -= await ledger.seals.seal(500)
+        if left <= 0:
+            break
+        await asyncio.sleep(0.05)
+    assert left == 0
+
+
 class Harness(Protocol):
     """One ledger, and the means to let its time pass without waiting."""
 

@@ -16,6 +16,7 @@ from tests.contract.visa_direct.visa_direct_client import (
     APPROVED_CARD,
     VisaClient,
     adjustment_body,
+    eventually,
     funding,
     reverse_body,
 )
@@ -128,9 +129,9 @@ async def test_an_adjustment_can_lose_its_reply(visa: VisaClient, fault: str) ->
     """S4: handed back, and no answer that says so; the query shows it."""
     await fund(visa)
     await visa.faults({"operation": "adjustment", "fault": fault, "times": 1})
-    visa.visa.timeout = httpx.Timeout(5, read=0.5)
-    with contextlib.suppress(httpx.TransportError):
+    with visa.impatient(), contextlib.suppress(httpx.TransportError):
         assert (await visa.adjust(adjustment_body())).status == 503
+    await eventually(lambda: moved(visa))  # the client may have left before the effect was written
     assert len(await moved(visa)) == 1
     assert [row["actionCode"] for row in (await visa.query(adjustment_body())).body] == ["00"]
 

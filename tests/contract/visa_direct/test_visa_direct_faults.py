@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.visa_direct.visa_direct_client import (
     APPROVED_CARD,
+    LONG_SECONDS,
     PUSH,
     VisaClient,
     eventually,
@@ -31,9 +32,9 @@ async def moved_count(visa: VisaClient) -> int:
 async def test_the_effect_stays_when_the_reply_is_lost(visa: VisaClient, fault: str) -> None:
     """S4: bytes were sent, no reply came, and it was paid; the resend is 94."""
     await visa.faults(rule(fault, times=1))
-    visa.visa.timeout = httpx.Timeout(5, read=0.5)
-    with pytest.raises((httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)):
+    with visa.impatient(), pytest.raises((httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)):
         await visa.push(push_body())
+    await eventually(lambda: moved_count(visa))  # the client may have left before the effect was written
     assert await moved_count(visa) == 1
     again = await visa.push(push_body())
     assert (again.body["actionCode"], again.body["originalActionCode"]) == ("94", "00")
@@ -43,8 +44,8 @@ async def test_the_effect_stays_when_the_reply_is_lost(visa: VisaClient, fault: 
 async def test_nothing_happens_when_the_request_is_lost(visa: VisaClient, fault: str) -> None:
     """S4: the client sees the same, and nothing was paid; the resend pays."""
     await visa.faults(rule(fault, times=1))
-    visa.visa.timeout = httpx.Timeout(5, read=0.5)
-    with pytest.raises((httpx.ReadTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+    lost = (httpx.ReadTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+    with visa.impatient(), pytest.raises(lost):
         await visa.push(push_body())
     assert await visa.entries() == []
     assert (await visa.push(push_body())).body["actionCode"] == "00"
@@ -100,23 +101,37 @@ async def test_slow_takes_its_time_and_then_pays(visa: VisaClient) -> None:
 
 async def test_late_202_has_its_effect_later(visa: VisaClient) -> None:
     """S4: 202 at once, nothing in the ledger, status GET 202 and a PENDING row; the effect comes after."""
-    await visa.faults(rule("late_202", seconds=2))
+    await visa.faults(rule("late_202", seconds=LONG_SECONDS))
     accepted = await visa.push(push_body())
     identifier = accepted.body["statusIdentifier"]
     assert accepted.status == 202
     assert await visa.entries() == []
     assert (await visa.status(identifier)).status == 202
     assert [row["statusCode"] for row in (await visa.query(push_body())).body] == ["PENDING"]
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     answer = await visa.settled(f"{PUSH}/{identifier}")
     assert answer.body["actionCode"] == "00"
     assert await moved_count(visa) == 1
 
 
+async def test_a_delay_ends_when_the_clock_is_set_past_it_and_no_sooner(visa: VisaClient) -> None:
+    """Nobody has to sit it out, so it can be long enough for any machine."""
+    await visa.faults(rule("late_202", seconds=3600))
+    asked_at_ms = int(visa.now() * 1000)
+    identifier = (await visa.push(push_body())).body["statusIdentifier"]
+    for seconds in (3000, 3600):
+        assert (await visa.status(identifier)).status == 202
+        await visa.knobs(clock_ahead_seconds=seconds)
+    assert (await visa.settled(f"{PUSH}/{identifier}")).body["actionCode"] == "00"
+    assert (await visa.entries())[0]["at_ms"] - asked_at_ms >= 3_600_000
+
+
 async def test_a_resend_that_overtakes_a_late_202_is_the_only_payment(visa: VisaClient) -> None:
     """P2: whichever comes first pays, the other is 94."""
-    await visa.faults(rule("late_202", seconds=2, times=1))
+    await visa.faults(rule("late_202", seconds=LONG_SECONDS, times=1))
     accepted = await visa.push(push_body())
     assert (await visa.push(push_body())).body["actionCode"] == "00"
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     late = await visa.settled(f"{PUSH}/{accepted.body['statusIdentifier']}")
     assert (late.body["actionCode"], late.body["originalActionCode"]) == ("94", "00")
     assert await moved_count(visa) == 1

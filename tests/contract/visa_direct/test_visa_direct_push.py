@@ -9,7 +9,14 @@ import pytest
 
 from sandbox.visa_direct import operations
 from tests.contract.visa_direct.conftest import Clock
-from tests.contract.visa_direct.visa_direct_client import APPROVED_CARD, PUSH, VisaClient, eventually, push_body
+from tests.contract.visa_direct.visa_direct_client import (
+    APPROVED_CARD,
+    LONG_SECONDS,
+    PUSH,
+    VisaClient,
+    eventually,
+    push_body,
+)
 
 Start = Callable[..., Awaitable[VisaClient]]
 DAY_SECONDS = 24 * 3600
@@ -305,13 +312,14 @@ async def test_94_without_original_that_did_not_pay(visa: VisaClient) -> None:
 
 async def test_a_resend_while_the_original_is_in_flight_is_303(start: Start) -> None:
     """Same X-Client-Transaction-ID and details in flight: 303, Location, statusIdentifier; one effect."""
-    visa = await start(latency_seconds=2.0)
+    visa = await start(latency_seconds=LONG_SECONDS)
     first = asyncio.create_task(visa.push(push_body(), X_Client_Transaction_ID="c1"))
     await eventually(visa.busy)
     twin = await visa.push(push_body(), X_Client_Transaction_ID="c1")
     assert twin.status == 303
     identifier = twin.body["statusIdentifier"]
     assert twin.headers["Location"] == f"{PUSH}/{identifier}"
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     assert (await first).body["actionCode"] == "00"
     assert (await visa.settled(f"{PUSH}/{identifier}")).body == (await first).body
     assert len(await visa.entries()) == 1
@@ -334,11 +342,12 @@ async def test_the_same_client_id_with_other_details_in_flight_is_another_paymen
 
 async def test_a_time_out_of_one_millisecond_forces_a_202(visa: VisaClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """x-transaction-timeout-ms: 1 gives 202 and statusIdentifier; GET at once is 202, later 200 as the POST."""
-    monkeypatch.setattr(operations, "FORCED_TIMEOUT_WORK_SECONDS", 2.0)  # "at once" on a busy machine
+    monkeypatch.setattr(operations, "FORCED_TIMEOUT_WORK_SECONDS", LONG_SECONDS)  # "at once" on a busy machine
     accepted = await visa.push(push_body(), X_Transaction_Timeout_MS="1")
     assert (accepted.status, set(accepted.body)) == (202, {"statusIdentifier"})
     identifier = accepted.body["statusIdentifier"]
     assert (await visa.status(identifier)).status == 202
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     settled = await visa.settled(f"{PUSH}/{identifier}")
     assert (settled.status, settled.body["actionCode"]) == (200, "00")
     assert (await visa.status(identifier)).body == settled.body

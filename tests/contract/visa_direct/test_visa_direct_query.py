@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from tests.contract.visa_direct.conftest import Clock
-from tests.contract.visa_direct.visa_direct_client import QUERY, VisaClient, funding, push_body, reverse_body
+from tests.contract.visa_direct.visa_direct_client import (
+    LONG_SECONDS,
+    QUERY,
+    VisaClient,
+    eventually,
+    funding,
+    push_body,
+    reverse_body,
+)
 
 Start = Callable[..., Awaitable[VisaClient]]
 
@@ -106,14 +114,16 @@ async def test_no_match_is_404_if_so_set(start: Start) -> None:
 
 async def test_work_in_flight_is_in_progress_and_pending_after_a_202(start: Start) -> None:
     """S5: IN_PROGRESS and PENDING have no action code; then the row is COMPLETED."""
-    visa = await start(latency_seconds=2.0)
+    visa = await start(latency_seconds=LONG_SECONDS)
     first = asyncio.create_task(visa.push(push_body(1)))
+    await eventually(visa.busy)
     late = await visa.push(push_body(2), X_Transaction_Timeout_MS="100")
     assert late.status == 202
     (row,) = (await visa.query(push_body(1))).body
     assert row["statusCode"] == "IN_PROGRESS"
     assert "actionCode" not in row
     assert [row["statusCode"] for row in (await visa.query(push_body(2))).body] == ["PENDING"]
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     await first
     assert [row["statusCode"] for row in (await visa.query(push_body(1))).body] == ["COMPLETED"]
 

@@ -18,7 +18,14 @@ from cryptography import x509
 
 from sandbox.servers.visa_stand_in import VisaStandIn
 from sandbox.visa_direct.credentials import make_credentials, renew_server_pair
-from tests.contract.visa_direct.visa_direct_client import HELLO, JWKS, VisaClient, eventually, push_body
+from tests.contract.visa_direct.visa_direct_client import (
+    HELLO,
+    JWKS,
+    LONG_SECONDS,
+    VisaClient,
+    eventually,
+    push_body,
+)
 
 Start = Callable[..., Awaitable[VisaClient]]
 REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
@@ -106,7 +113,7 @@ async def test_a_body_must_name_the_key_of_its_header(visa: VisaClient) -> None:
 
 async def test_a_call_in_flight_is_answered_although_its_key_is_retired(start: Start) -> None:
     """S0-05: no call in flight is lost by a swap."""
-    visa = await start(latency_seconds=3.0)
+    visa = await start(latency_seconds=LONG_SECONDS)
     await admin(visa, "POST", "/sandbox/keys/mle", 201)
     calls = [asyncio.create_task(visa.push(push_body(number))) for number in range(10)]
 
@@ -115,6 +122,7 @@ async def test_a_call_in_flight_is_answered_although_its_key_is_retired(start: S
 
     await eventually(all_in_flight)
     await admin(visa, "DELETE", f"/sandbox/keys/mle/{visa.key_id}", 200)
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     answers = [answer for answer in await asyncio.gather(*calls) if answer.encrypted]
     assert len(answers) == len(calls)
     assert {answer.body["actionCode"] for answer in answers} == {"00"}
@@ -153,13 +161,14 @@ async def test_the_jwk_set_can_fail(visa: VisaClient) -> None:
 
 async def test_the_server_certificate_is_renewed_under_calls_in_flight(start: Start) -> None:
     """S0-05: new connections see the new certificate, none is refused, what is in flight is answered."""
-    visa = await start(latency_seconds=0.5)
+    visa = await start(latency_seconds=LONG_SECONDS)
     before = shown = await asyncio.to_thread(shown_certificate, visa.base_url)
     calls = [asyncio.create_task(visa.push(push_body(number))) for number in range(10)]
     await eventually(visa.busy)
     for _ in range(3):
         await admin(visa, "POST", "/sandbox/keys/server", 200)
         assert shown != (shown := await asyncio.to_thread(shown_certificate, visa.base_url))
+    await visa.knobs(clock_ahead_seconds=LONG_SECONDS)
     answers = await asyncio.gather(*calls)
     assert {answer.body["actionCode"] for answer in answers} == {"00"}
     assert shown != before

@@ -1,11 +1,12 @@
 """A client of the stand-in that shares no code with it but the file names: httpx, and jwcrypto for MLE."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ APPROVED_CARD = "4957030420210462"
 
 
 EVENTUALLY_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
+"""For a busy machine: no answer of the stand-in takes long by itself."""
+LONG_SECONDS = 20.0
+"""Of work in flight that a test looks at; it ends it itself, by the stand-in's clock."""
 
 T = TypeVar("T")
 
@@ -209,9 +214,14 @@ class VisaClient:
         self.private_key = rsa_key((client_directory / "mle_client_private_key.pem").read_bytes())
         self.now = time.time
         self.visa = httpx.AsyncClient(
-            base_url=base_url, verify=self.tls(), auth=self.basic, timeout=10, trust_env=False
+            base_url=base_url, verify=self.tls(), auth=self.basic, timeout=ANSWER_SECONDS, trust_env=False
         )
-        self.admin = httpx.AsyncClient(base_url=admin_url, timeout=10, trust_env=False, verify=False)  # noqa: S501 - plain HTTP
+        self.admin = httpx.AsyncClient(
+            base_url=admin_url,
+            timeout=ANSWER_SECONDS,
+            trust_env=False,
+            verify=False,  # noqa: S501 - plain HTTP
+        )
 
     async def close(self) -> None:
         await self.visa.aclose()
@@ -279,6 +289,15 @@ class VisaClient:
         answer = await eventually(probe)
         assert answer is not None
         return answer
+
+    @contextlib.contextmanager
+    def impatient(self, seconds: float = 0.5) -> Iterator[None]:
+        """Wait so briefly for answers that do not come, and as long as ever for all that follow."""
+        patient, self.visa.timeout = self.visa.timeout, httpx.Timeout(ANSWER_SECONDS, read=seconds)
+        try:
+            yield
+        finally:
+            self.visa.timeout = patient
 
     async def busy(self) -> bool:
         """Whether something is in flight."""

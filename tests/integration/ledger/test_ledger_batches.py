@@ -41,7 +41,7 @@ from tests.contract.ledger.test_ledger_differential import (
     drawn_change,
     drawn_row,
 )
-from tests.integration.ledger.test_ledger_lost_answers import attempt, cable_to, effect, locked, paid, until
+from tests.integration.ledger.test_ledger_lost_answers import attempt, cable_to, effect, hurried, locked, paid, until
 
 pytestmark = pytest.mark.servers
 
@@ -53,7 +53,6 @@ PAYOUTS = 5
 # Most orders agree with the answers, so that the search seldom turns back; a wrong answer makes it look everywhere.
 SEARCH_PLACES_MAX = 20_000
 PATIENT = Timeouts(lock_seconds=20.0, statement_seconds=30.0, write_seconds=40.0)
-QUICK = Timeouts(lock_seconds=0.2, statement_seconds=0.4, write_seconds=1.0)
 
 
 @pytest.fixture
@@ -319,7 +318,7 @@ async def test_l4_a_batch_whose_answer_is_lost_is_unknown_for_each_and_happened_
     ledger_url: str, write: str, loss: str
 ) -> None:
     async with cable_to(ledger_url) as (cable, cabled_url):
-        ledger = await PostgresLedger.connect(cabled_url, pool_min=1, pool_max=1, timeouts=QUICK)
+        ledger = await PostgresLedger.connect(cabled_url, pool_min=1, pool_max=1)
         rows = [await inserted(ledger, number) for number in (1, *range(11, 31))]
         await ledger.commit(step(rows[1], reason_code="prepared"))
         rows.pop(1)
@@ -328,11 +327,12 @@ async def test_l4_a_batch_whose_answer_is_lost_is_unknown_for_each_and_happened_
             asked: list[Awaitable[object]] = [ledger.commit(paid(row)) for row in rows]
         else:
             asked = [ledger.insert(sample_row(number), ACTOR) for number in (2, *range(40, 60))]
-        tasks = [asyncio.create_task(attempt(one)) for one in asked]
-        await until(lambda: effect(ledger_url, write))
-        if loss == "cut":
-            cable.cut()
-        outcomes = await asyncio.gather(*tasks)
+        with hurried(ledger):
+            tasks = [asyncio.create_task(attempt(one)) for one in asked]
+            await until(lambda: effect(ledger_url, write))
+            if loss == "cut":
+                cable.cut()
+            outcomes = await asyncio.gather(*tasks)
         assert {type(outcome) for outcome in outcomes} == {CommitUnknown}
         cable.passing.set()
         await ledger.close()
@@ -343,10 +343,11 @@ async def test_l4_a_batch_whose_answer_is_lost_is_unknown_for_each_and_happened_
 
 async def test_l4_a_batch_of_begins_cut_before_its_commit_has_begun_nothing(ledger_url: str) -> None:
     async with cable_to(ledger_url) as (cable, cabled_url):
-        ledger = await PostgresLedger.connect(cabled_url, pool_min=1, pool_max=1, timeouts=QUICK)
+        ledger = await PostgresLedger.connect(cabled_url, pool_min=1, pool_max=1)
         rows = [await inserted(ledger, number) for number in range(1, 21)]
         cable.passing.clear()
-        outcomes = await asyncio.gather(*(attempt(ledger.begin(paid(row), OWNER, 60)) for row in rows))
+        with hurried(ledger):
+            outcomes = await asyncio.gather(*(attempt(ledger.begin(paid(row), OWNER, 60)) for row in rows))
         assert {type(outcome) for outcome in outcomes} == {LedgerUnavailable}
         cable.passing.set()
         await ledger.close()

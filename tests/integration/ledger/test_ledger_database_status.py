@@ -21,7 +21,7 @@ from ops.ledger import _show_slow
 from ops.ledger_queries import reading
 from ops.main import app
 from sandbox.servers.postgres import PostgresServer, PostgresStandby
-from tests.contract.ledger.ledger_harness import inserted
+from tests.contract.ledger.ledger_harness import inserted, sealed
 
 pytestmark = pytest.mark.servers
 
@@ -182,7 +182,7 @@ async def test_lines_that_nobody_seals_are_a_finding(ledger_url: str) -> None:
     async with await PostgresLedger.connect(ledger_url) as ledger:
         await inserted(ledger)
         assert "not sealed" in (await failures(ledger_url, Bounds(seal_seconds=0.0)))["seals"]
-        assert await ledger.seals.seal(500) == 1
+        await sealed(ledger, 1)
         assert "not published" in (await failures(ledger_url, Bounds(publish_seconds=0.0)))["seals"]
         await ledger.seals.published_up_to(1)
         assert await failures(ledger_url, Bounds(publish_seconds=0.0, seal_seconds=0.0)) == {}

@@ -20,7 +20,7 @@ from ops.ledger_queries import reading
 from processors.payout.row import PayoutRow, PayoutState
 from sandbox.servers.postgres import PostgresServer, PostgresStandby
 from tests.contract.ledger.ledger_harness import ACTOR, OWNER, identity, inserted, sample_row, step
-from tests.integration.ledger.test_ledger_lost_answers import attempt, paid, until
+from tests.integration.ledger.test_ledger_lost_answers import attempt, hurried, paid, until
 
 pytestmark = pytest.mark.servers
 
@@ -75,15 +75,17 @@ async def test_l4_with_a_stalled_standby_nothing_is_confirmed_settled_or_acted_o
 
     The reader is as good as frozen from before the failover until after it.
     """
-    async with await PostgresLedger.connect(pair.url, timeouts=HASTY) as ledger, administrator(pair) as admin:
+    patient = Timeouts(connect_seconds=3.0, write_seconds=40.0)
+    async with await PostgresLedger.connect(pair.url, timeouts=patient) as ledger, administrator(pair) as admin:
         rows = [await inserted(ledger, number) for number in range(1, 5)]
         pair.standby.pause()
-        outcomes = await asyncio.gather(
-            attempt(ledger.commit(paid(rows[0]))),
-            attempt(ledger.begin(step(rows[1], state=PayoutState.SUBMITTING), OWNER, 60)),
-            attempt(ledger.insert(sample_row(50), ACTOR)),
-            attempt(ledger.settle()),
-        )
+        with hurried(ledger, HASTY):
+            outcomes = await asyncio.gather(
+                attempt(ledger.commit(paid(rows[0]))),
+                attempt(ledger.begin(step(rows[1], state=PayoutState.SUBMITTING), OWNER, 60)),
+                attempt(ledger.insert(sample_row(50), ACTOR)),
+                attempt(ledger.settle()),
+            )
         assert [type(outcome) for outcome in outcomes] == [CommitUnknown] * 4, "silence"
         assert await ledger.read(rows[0].payout_id) == rows[0], "nobody sees it before the standby has it"
 

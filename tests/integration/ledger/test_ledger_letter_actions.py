@@ -11,6 +11,7 @@ import pytest
 from ledger.interface import Disposition, IntakeRecord
 from ledger.letter_actions import LetterAction
 from ledger.postgres import PostgresLedger
+from tests.contract.ledger.ledger_harness import sealed
 
 pytestmark = [pytest.mark.servers]
 
@@ -64,10 +65,7 @@ async def test_l10_an_action_is_one_line_of_the_sealed_history(ledger_url: str) 
                     await connection.execute(statement)
         finally:
             await connection.close()
-        for _ in range(200):  # other transactions of the server may still run
-            if await ledger.seals.seal(500):
-                break
-            await asyncio.sleep(0.05)
+        await sealed(ledger, 1)
         (record,) = await ledger.seals.unpublished(10)
         assert (record["subject"], record["reason"]) == ("dead_letter", "INC-1")
 

@@ -25,7 +25,7 @@ from processors.payout.modes import Mode
 from processors.payout.row import FIXED_COLUMNS, MUTABLE_COLUMNS
 from sandbox.servers.postgres import PostgresServer
 from tests.contract.ledger import test_ledger_contract as contract
-from tests.contract.ledger.ledger_harness import PostgresHarness, begun, committed, identity, inserted, step
+from tests.contract.ledger.ledger_harness import PostgresHarness, begun, committed, identity, inserted, sealed, step
 
 pytestmark = pytest.mark.servers
 
@@ -265,7 +265,7 @@ async def test_a_worker_seals_publishes_and_reports(harness: AsWorker) -> None:
     await begun(
         harness.ledger, await inserted(harness.ledger), **identity(await harness.ledger.issue_identity_number())
     )
-    assert await harness.ledger.seals.seal(500) == 2
+    await sealed(harness.ledger, 2)
     records = await harness.ledger.seals.unpublished(500)
     await harness.ledger.seals.published_up_to(records[-1]["sequence"])
     assert await harness.ledger.seals.unpublished(500) == []

@@ -10,6 +10,7 @@ import pytest
 
 from ledger.postgres import PostgresLedger
 from ledger.visa_orders import Action
+from tests.contract.ledger.ledger_harness import sealed
 
 pytestmark = [pytest.mark.servers]
 
@@ -38,10 +39,7 @@ async def test_an_order_is_one_line_of_the_history_and_is_sealed_with_it(ledger_
                     await connection.execute(statement)
         finally:
             await connection.close()
-        for _ in range(200):  # other transactions of the server may still run
-            if await ledger.seals.seal(500):
-                break
-            await asyncio.sleep(0.05)
+        await sealed(ledger, len(numbers))
         records = await ledger.seals.unpublished(10)
         assert {record["subject"] for record in records} == {"visa"}
 
