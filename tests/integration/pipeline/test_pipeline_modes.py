@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,8 +32,7 @@ log = logging.getLogger(__name__)
 
 DEAF = "tests.integration.pipeline.deaf_worker"
 OBEYED_SECONDS = 1.0
-"""The promise. Of the measured times the best one must keep it: a machine that stands still spoils some, a worker that
-looks too seldom all."""
+"""The promise, for the middle one of the measured times; a machine that stands still for a moment is no finding."""
 OUR_TOPICS = ("payout_validated", "payout_cleared", "payout_retry", "payout_results")
 
 
@@ -188,7 +188,7 @@ def test_e5_every_worker_obeys_every_mode_within_a_second(two: Pipeline) -> None
     assert states(two, untaken) == {}, "the first of them has waited for as long as the other modes were measured"
     assert workers[0].terminate() == 0, "a worker that stands still leaves in order"
     log.warning("seconds from the commit to the last worker obeying: %s", taken)
-    assert min(taken.values()) < OBEYED_SECONDS, taken
+    assert statistics.median(taken.values()) < OBEYED_SECONDS, taken
     assert 2 * LOOK_EVERY_SECONDS < OBEYED_SECONDS, "two looks, of which one may come just before the commit"
     set_mode(two, Mode.NORMAL)
     ended(two, sent)
