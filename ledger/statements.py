@@ -104,7 +104,8 @@ RECEIPT_OWNED: Final = _OWNED.format(row="p")
 # L11: what the broker took before a copy was adopted may have been paid before the copy was put back. There is no
 # lower bound: how long a request had waited for its worker, nobody knows. A request that was sent again, because the
 # topics were lost as well, is younger at the broker: it is as old as its originator says. And one that
-# topics named when the copy was adopted is not new, however young it says that it is.
+# topics named when the copy was adopted is not new, however young it says that it is. (Not EXISTS: PostgreSQL might
+# read all of them into a hash.)
 _HELD_AFTER_RESTORE: Final = {
     "held": "r_held OR lost.restored",
     "hold_reason": f"CASE WHEN lost.restored THEN '{LEDGER_RESTORED}' ELSE r_hold_reason END",
@@ -124,9 +125,9 @@ inserted AS (
     FROM request CROSS JOIN LATERAL (
         SELECT EXISTS (
             SELECT FROM adoptions AS a WHERE least(request.r_received_at, request.r_requested_at) < a.window_to
-        ) OR EXISTS (
-            SELECT FROM lost_payouts AS l WHERE l.payout_id = request.r_payout_id COLLATE "C"
-        ) AS restored
+        ) OR (
+            SELECT true FROM lost_payouts AS l WHERE l.payout_id = request.r_payout_id COLLATE "C"
+        ) IS TRUE AS restored
     ) AS lost
     ORDER BY r_payout_id COLLATE "C"
     ON CONFLICT DO NOTHING

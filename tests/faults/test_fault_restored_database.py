@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -88,11 +89,17 @@ def test_a_database_put_back_under_a_running_worker(own_postgres: PostgresServer
     assert plan["lost_lines_of_payouts"] == PAYOUTS
     assert plan["lost_payouts"] == PAYOUTS + len(late), "the late ones are asked for and not known, either"
     assert "ledger:BEHIND" in paused_for_ledger(worker), "a look changes nothing"
-    done = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "maria", "--yes")
-    assert done["done"]["adopted"]
-    again = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "jan", "--yes")
-    assert again["verdict"] == "KNOWN"
-    pipeline.send_many(pipeline.request(payout_id) for payout_id in lost)  # asked for anew, and maybe read first
+    worker.process.pause()  # so that what was lost is asked for anew before it is read again
+    try:
+        done = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "maria", "--yes")
+        assert done["done"]["adopted"]
+        again = payouts(pipeline, "ledger", "adopt", "--reason", REASON, "--operator", "jan", "--yes")
+        assert again["verdict"] == "KNOWN"
+        window_ends = datetime.fromisoformat(done["done"]["window_to"])
+        until("the lost time is over", lambda: datetime.now(UTC) > window_ends)
+        pipeline.send_many(pipeline.request(payout_id) for payout_id in lost)
+    finally:
+        worker.process.resume()
 
     until("work goes on by itself", lambda: worker.page()["paused_for"] == [], WAIT_SECONDS)
     fresh = pipeline.send_many(pipeline.request() for _ in range(PAYOUTS))
