@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Bytecode is kept, or each command would compile all it imports; and kept apart, so that the checkout stays clean.
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/bytecode
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 

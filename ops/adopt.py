@@ -35,7 +35,7 @@ from streams.audit_topic import AUDIT_TOPIC, SCHEMA, TAIL_RECORDS, AuditTopic, L
 from streams.completeness import INBOUND_TOPICS, KafkaRecords
 from streams.holes import Unreadable
 from streams.intake import can_be_a_key
-from streams.kafka_app import confluent_config
+from streams.kafka_connection import confluent_config
 from streams.settings import Settings
 
 PUBLISH_BATCHES_MAX: Final = 20

@@ -8,15 +8,10 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from ledger.interface import CommitUnknown, LeasesStillLive, LedgerError, LedgerUnavailable
 from ops.environment import secret_values
 from ops.exit_codes import MEANINGS, ExitCode
 from ops.failures import CommandFailed
 from ops.redaction import printable, redacted
-from schemas.codec import RegistryUnavailable
-from schemas.errors import SchemaNotRegistered
-from schemas.registry_client import RegistryRefused
-from streams.keys import KeysUnusable
 from streams.settings import SettingsInvalid, load_settings
 
 DEBUG_VARIABLE: Final = "PAYOUTS_DEBUG"
@@ -51,6 +46,10 @@ def exit_codes_text(*codes: ExitCode) -> str:
 class CommandGroup(TyperGroup):
     """The top of all commands: turns whatever a command raises into a message and an exit code."""
 
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - as the library calls it
+        """Their names; the library would load all of them to find these."""
+        return list(self.commands)
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the library keeps its context class to itself
         """Run the command; every way in which it can fail ends here."""
         try:
@@ -68,67 +67,12 @@ class CommandGroup(TyperGroup):
 
 def as_failure(error: Exception) -> CommandFailed:
     """The expected failure that an exception stands for; a fault of ours if it is none."""
-    match error:
-        case CommandFailed():
-            return error
-        case SettingsInvalid():
-            return CommandFailed(ExitCode.USAGE, str(error), next_step="correct the environment or the settings file")
-        case KeysUnusable():
-            return CommandFailed(ExitCode.USAGE, str(error))
-        case LeasesStillLive():
-            return CommandFailed(ExitCode.FOUND, str(error))
-        case CommitUnknown():
-            return CommandFailed(
-                ExitCode.UNREACHABLE,
-                "it is not known whether PostgreSQL took the change",
-                why=str(error),
-                next_step="look (`payouts ledger status`, `payouts modes show`) before doing it again",
-            )
-        case LedgerUnavailable():
-            return CommandFailed(
-                ExitCode.UNREACHABLE,
-                "the ledger cannot be used",
-                why=str(error),
-                next_step="check DATABASE_URL and the server: `payouts doctor`",
-            )
-        case LedgerError():
-            return CommandFailed(ExitCode.FOUND, str(error))
-        case SchemaNotRegistered():
-            return CommandFailed(ExitCode.FOUND, str(error), next_step="run `payouts schemas push`")
-        case RegistryUnavailable():
-            return CommandFailed(
-                ExitCode.UNREACHABLE,
-                "the schema registry cannot be used",
-                why=str(error),
-                next_step="check SCHEMA_REGISTRY_URL and the server: `payouts doctor`",
-            )
-        case RegistryRefused():
-            return CommandFailed(ExitCode.FOUND, str(error), next_step="run `payouts schemas check`")
-        case _:
-            return _of_kafka(error) or _fault(error)
+    if isinstance(error, CommandFailed):
+        return error
+    # Here: it loads what few commands need, and none that ends well.
+    from ops.known_failures import failure_of
 
-
-def _of_kafka(error: Exception) -> CommandFailed | None:
-    from confluent_kafka import KafkaException
-
-    if not isinstance(error, KafkaException):
-        return None
-    from ops.kafka import reason_of
-
-    return CommandFailed(
-        ExitCode.UNREACHABLE,
-        "Kafka cannot be used",
-        why=reason_of(error),
-        next_step="check KAFKA_BOOTSTRAP_SERVERS and the brokers: `payouts doctor`",
-    )
-
-
-def _fault(error: Exception) -> CommandFailed:
-    return CommandFailed(
-        ExitCode.INTERNAL,
-        f"the command failed in a way that it does not know: {type(error).__name__}",
-        next_step="run it again as `payouts --debug …` and report what it prints",
-    )
+    return failure_of(error)
 
 
 def _report(failure: CommandFailed, error: Exception) -> None:

@@ -52,7 +52,7 @@ from ops.output import progress
 from schemas.topics import READ_BY_WORKERS, TOPICS, topic_name
 from streams.completeness import INBOUND_TOPICS
 from streams.holes import Unreadable
-from streams.kafka_app import confluent_config
+from streams.kafka_connection import confluent_config
 from streams.settings import Settings
 from streams.topic_ids import TopicIds, note_of
 

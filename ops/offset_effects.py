@@ -25,7 +25,7 @@ from schemas.codec import Codec, PinnedResolver, RegistryResolver, Undecodable
 from schemas.topics import topic_of
 from streams.completeness import KafkaRecords, record_of
 from streams.intake import KEY_LENGTH_MAX, key_problem
-from streams.kafka_app import confluent_config
+from streams.kafka_connection import confluent_config
 from streams.pump import Record
 from streams.settings import Settings
 

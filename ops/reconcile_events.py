@@ -37,7 +37,7 @@ from schemas.codec import Codec, PinnedResolver, RegistryResolver, Undecodable
 from schemas.topics import topic_of
 from streams.completeness import KafkaRecords, missing_of
 from streams.holes import Unreadable
-from streams.kafka_app import confluent_config
+from streams.kafka_connection import confluent_config
 from streams.settings import Settings
 
 RESULTS: Final = "payout_results"

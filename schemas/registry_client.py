@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-import httpx
-
 from schemas.errors import RegistryUnavailable
 
 # A healthy registry answers from memory; longer than this and waiting in the pause loop is better.
@@ -63,6 +61,8 @@ class RegistryClient:
         verify: ssl.SSLContext | bool = True,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
     ) -> None:
+        import httpx  # here, because it takes a quarter of a second, and most commands ask no registry
+
         parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("the registry's address must begin with http:// or https:// and name a host")
@@ -146,6 +146,8 @@ class RegistryClient:
         await self._call("PUT", f"/config/{quote(subject, safe='')}", {"compatibility": level})
 
     async def _call(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Json:
+        import httpx
+
         call = f"{method} {path}"
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"content-type": MEDIA_TYPE}

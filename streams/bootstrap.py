@@ -47,7 +47,8 @@ from streams.handlers import StageHandlers
 from streams.health import HealthServer
 from streams.holes import HoleJudge, PartitionReader, Slot
 from streams.intake import Intake
-from streams.kafka_app import PayoutsApp, confluent_config, create_app
+from streams.kafka_app import PayoutsApp, create_app
+from streams.kafka_connection import confluent_config
 from streams.keys import Keys, load_keys
 from streams.lag import LagReader
 from streams.ledger_figures import LedgerLooks

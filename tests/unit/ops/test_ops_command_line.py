@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import socket
@@ -20,7 +21,7 @@ from ledger.interface import CommitUnknown, LeasesStillLive, LedgerUnavailable, 
 from ops.application import CommandGroup, as_failure, new_app
 from ops.exit_codes import MEANINGS, ExitCode
 from ops.failures import CommandFailed, refused
-from ops.main import app
+from ops.main import MODULES, app
 from ops.worker import VISA_AGENTS, parse_agents
 from schemas.codec import RegistryUnavailable, SchemaNotRegistered
 from schemas.registry_client import RegistryRefused
@@ -66,6 +67,26 @@ def test_every_command_of_the_issue_is_there() -> None:
         review reject; keys create; stuck; resolve; hold; release; requeue; cancel; dlq list; dlq show; dlq replay;
         dlq discard; audit tail; audit verify; audit export; dev up; dev down; dev status"""
     assert {tuple(words.split()) for words in wanted.split(";")} <= set(EVERY_COMMAND)
+
+
+def test_no_command_that_a_file_has_is_left_out() -> None:
+    """Files are loaded by their commands' names: what a file adds and the table does not name, nobody could type."""
+    for module_name in sorted(set(MODULES.values())):
+        module = importlib.import_module(module_name)
+        if not hasattr(module, "app"):
+            alone = new_app("")
+            module.register(alone)
+            named = {name for name, where in MODULES.items() if where == module_name}
+            assert set(typer.main.get_group(alone).commands) == named, module_name
+
+
+def test_a_command_loads_only_what_it_needs() -> None:
+    """Whoever is on duty types many commands, and waits for nothing that only others need."""
+    script = "import sys; from ops.main import app; app(['lag', '--help'], standalone_mode=False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(shown.stdout.splitlines()[-1].split())
+    assert "ops.lag" in loaded
+    assert not loaded & {"ops.ledger", "ops.known_failures", "faust", "aiokafka", "aiohttp", "httpx", "jwcrypto"}
 
 
 @pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
