@@ -138,7 +138,7 @@ INSERT INTO adoptions (sequence, operator, reason, window_from, window_to, old_s
 VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7, $8, $9)
 RETURNING window_to
 """
-# Asked for again they are not new, whatever their time says. A copy of this adoption's own copy may know some already.
+# Asked for again they are not new, whatever their time says. A later adoption finds some that an earlier one noted.
 REMEMBER_LOST: Final = """
 INSERT INTO lost_payouts (payout_id, adoption_sequence)
 SELECT asked.payout_id, $2 FROM unnest($1::text[]) AS asked (payout_id)

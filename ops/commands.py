@@ -24,6 +24,16 @@ class Commands(Mapping[str, Any]):
             self._loaded[name] = _command(name, module)
         return self._loaded[name]
 
+    # The library's own way for both would load the command, and take a KeyError on the way for a name that is none.
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as above
+        """The command, or `default` for a name that is none; whatever keeps one from being loaded is raised."""
+        if name not in self._modules:
+            return default
+        return self[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
 

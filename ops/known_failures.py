@@ -49,19 +49,15 @@ def failure_of(error: Exception) -> CommandFailed:
             )
         case RegistryRefused():
             return CommandFailed(ExitCode.FOUND, str(error), next_step="run `payouts schemas check`")
+        case KafkaException():
+            return CommandFailed(
+                ExitCode.UNREACHABLE,
+                "Kafka cannot be used",
+                why=reason_of(error),
+                next_step="check KAFKA_BOOTSTRAP_SERVERS and the brokers: `payouts doctor`",
+            )
         case _:
-            return _of_kafka(error) or _fault(error)
-
-
-def _of_kafka(error: Exception) -> CommandFailed | None:
-    if not isinstance(error, KafkaException):
-        return None
-    return CommandFailed(
-        ExitCode.UNREACHABLE,
-        "Kafka cannot be used",
-        why=reason_of(error),
-        next_step="check KAFKA_BOOTSTRAP_SERVERS and the brokers: `payouts doctor`",
-    )
+            return _fault(error)
 
 
 def _fault(error: Exception) -> CommandFailed:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from ledger.interface import CommitUnknown, LeasesStillLive, LedgerUnavailable, RowRejected
 from ops.application import CommandGroup, as_failure, new_app
+from ops.commands import Commands
 from ops.exit_codes import MEANINGS, ExitCode
 from ops.failures import CommandFailed, refused
 from ops.main import MODULES, app
@@ -78,6 +79,20 @@ def test_no_command_that_a_file_has_is_left_out() -> None:
             module.register(alone)
             named = {name for name, where in MODULES.items() if where == module_name}
             assert set(typer.main.get_group(alone).commands) == named, module_name
+
+
+def test_a_file_that_cannot_be_loaded_is_no_unknown_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever types a command that is broken is told so, and not that there is none."""
+
+    def broken(_: str) -> None:
+        raise KeyError("a constant of the file")
+
+    monkeypatch.setattr("ops.commands.import_module", broken)
+    found = Commands({"lag": "ops.lag"})
+    assert "lag" in found
+    assert found.get("lgg") is None
+    with pytest.raises(KeyError, match="a constant of the file"):
+        found.get("lag")
 
 
 def test_a_command_loads_only_what_it_needs() -> None:
